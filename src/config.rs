@@ -1,0 +1,239 @@
+//! The configuration after every check: what the rest of the program reads.
+//!
+//! `config/raw.rs` is the file as it is written, `config/check.rs` turns it into these types or into
+//! a list of faults. Nothing here is optional that has a default, and every relation holds.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::balance::Algorithm;
+use crate::frame::FrameRules;
+
+/// Everything one process runs with.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Shards and limits.
+    pub runtime: Runtime,
+    /// The admin interface, if the file asks for one.
+    pub admin: Option<Admin>,
+    /// Where lines go.
+    pub log: Log,
+    /// In file order; at least one.
+    pub listeners: Vec<Listener>,
+    /// In file order; a listener's `pool` is an index into this list.
+    pub pools: Vec<Pool>,
+}
+
+/// `[runtime]`
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    /// One pinned shard per entry, no core twice.
+    pub cores: Vec<usize>,
+    /// Client connections of the whole process.
+    pub max_connections: usize,
+    /// How long sessions live on after a request to stop.
+    pub drain_timeout: Duration,
+    /// Entries of each shard's submission queue.
+    pub ring_entries: u32,
+    /// Largest buffer, in bytes, that one direction of a busy session may own.
+    pub relay_buffer_max: usize,
+    /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
+    pub descriptors_needed: u64,
+}
+
+/// `[admin]`
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Where the HTTP interface listens.
+    pub listen: Address,
+}
+
+/// `[log]`
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Lowest level of operational lines (standard error).
+    pub level: tracing::Level,
+    /// Where a line per ended session goes.
+    pub sessions: SessionLog,
+    /// Records per shard that may wait for the writer; further ones are dropped and counted.
+    pub queue: usize,
+}
+
+/// Target of per-session lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionLog {
+    /// No lines.
+    Off,
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+    /// A file, appended to, reopened on USR1.
+    File(PathBuf),
+}
+
+/// A TCP address or the path of a UNIX socket (`"unix:/path"`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// IPv4 or IPv6.
+    Tcp(SocketAddr),
+    /// A stream socket in the file system.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Address {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Address::Tcp(address) => address.fmt(f),
+            Address::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// `[[listener]]`
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// Unique; a metric label.
+    pub name: String,
+    /// At least one; no address is bound twice in one file.
+    pub bind: Vec<Address>,
+    /// What the first bytes are.
+    pub protocol: Protocol,
+    /// Index into [`Config::pools`].
+    pub pool: usize,
+    /// Queue of connections the kernel completed and we have not accepted.
+    pub backlog: u32,
+    /// Options that accepted sockets inherit.
+    pub socket: SocketOptions,
+    /// PROXY protocol expected from these networks.
+    pub proxy: Option<ProxyIn>,
+}
+
+/// Options of a connected TCP socket. NODELAY is always on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketOptions {
+    /// TCP_USER_TIMEOUT: how long sent data may stay unacknowledged.
+    pub user_timeout: Duration,
+    /// Idle time before the first keepalive probe; `None` sends none.
+    pub keepalive: Option<Duration>,
+}
+
+/// How a listener finds out who is calling.
+#[derive(Debug, Clone)]
+pub enum Protocol {
+    /// A framed binary protocol; the key is in one of the first frames.
+    Frame(Box<FrameListener>),
+    /// No preface is read.
+    Tcp {
+        /// The key for keyed pools; `None` when the pool needs none.
+        key: Option<TcpKey>,
+    },
+}
+
+/// `[listener.frame]`
+#[derive(Debug, Clone)]
+pub struct FrameListener {
+    /// The compiled header, key and limits.
+    pub rules: FrameRules,
+    /// What happens when well-formed frames carry no key.
+    pub missing_key: MissingKey,
+    /// Deadline for the whole preface, from accept.
+    pub timeout: Duration,
+}
+
+/// Key of a `tcp` listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpKey {
+    /// The client's IP address, as text.
+    ClientIp,
+}
+
+/// `missing_key`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingKey {
+    /// Close the connection.
+    Reject,
+    /// Place it in this pool (index into [`Config::pools`]) with the empty key.
+    Pool(usize),
+}
+
+/// `[listener.proxy_protocol]`
+#[derive(Debug, Clone)]
+pub struct ProxyIn {
+    /// Networks whose connections must start with a PROXY header.
+    pub from: Vec<ipnet::IpNet>,
+    /// Peers of a UNIX listener are trusted (`"unix"` in `from`).
+    pub from_unix: bool,
+    /// What happens to everyone else.
+    pub others: ProxyOthers,
+    /// Deadline for the header, from accept.
+    pub timeout: Duration,
+}
+
+/// `others`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyOthers {
+    /// Close connections from unlisted addresses.
+    Reject,
+    /// Serve them without a header; one that sends a header all the same is closed.
+    Plain,
+}
+
+/// `[pool.NAME]`
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// Unique; a metric label.
+    pub name: String,
+    /// How a key becomes a backend.
+    pub balance: Algorithm,
+    /// Keyed algorithms: what happens when the key's own backend is marked down.
+    pub on_down: OnDown,
+    /// Deadline of one connection attempt.
+    pub connect_timeout: Duration,
+    /// Other backends tried after the first.
+    pub retries: u32,
+    /// How long a backend is passed over after a failed connection attempt.
+    pub fail_timeout: Duration,
+    /// A session with no byte either way for this long is closed.
+    pub idle_timeout: Duration,
+    /// Ready-made connections kept per backend and shard.
+    pub warm: u32,
+    /// Options of sockets to backends.
+    pub socket: SocketOptions,
+    /// PROXY protocol version 2 header sent before the client's bytes.
+    pub proxy_out: bool,
+    /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
+    pub source_addresses: Vec<std::net::IpAddr>,
+    /// In file order.
+    pub backends: Vec<Backend>,
+}
+
+/// `on_down`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDown {
+    /// The session is closed with a reason.
+    Reject,
+    /// The next usable backend in the algorithm's own order.
+    Next,
+}
+
+/// One entry of `backends`.
+#[derive(Debug, Clone)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Address,
+    /// 1 to 65,535.
+    pub weight: u32,
+    /// Whether it takes new sessions.
+    pub state: BackendState,
+}
+
+/// `state`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendState {
+    /// Takes sessions.
+    Ready,
+    /// Takes no sessions; the pool's `on_down` decides for keys whose home it is.
+    Down,
+}

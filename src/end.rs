@@ -1,0 +1,184 @@
+//! Why a session ended, or never began: every reason the program knows, each with one label.
+//!
+//! A label is a metric label and a log field, so it never changes its meaning. Each reason has a
+//! side (who caused it) and says whether another backend may be tried.
+
+/// Who caused an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// The device, or the network between it and us.
+    Client,
+    /// The backend, or the network between us and it.
+    Backend,
+    /// Our own limits, policies and timers.
+    Us,
+}
+
+macro_rules! reasons {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $label:literal, $side:ident;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$vdoc])* $variant),* }
+
+        impl $name {
+            /// Every reason, in declaration order; `ALL[r as usize] == r`.
+            pub const ALL: &'static [$name] = &[$($name::$variant),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The stable name in metrics and logs.
+            pub fn label(self) -> &'static str {
+                match self { $($name::$variant => $label),* }
+            }
+
+            /// Who caused it.
+            pub fn side(self) -> Side {
+                match self { $($name::$variant => Side::$side),* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The one reason a session ended.
+    End {
+        /// Both directions finished; the client sent its FIN first.
+        ClientFin => "client_fin", Client;
+        /// Both directions finished; the backend sent its FIN first.
+        BackendFin => "backend_fin", Backend;
+        /// The client reset the connection.
+        ClientReset => "client_reset", Client;
+        /// The backend reset the connection.
+        BackendReset => "backend_reset", Backend;
+        /// Data to the client stayed unacknowledged, or keepalive probes unanswered.
+        ClientTimeout => "client_timeout", Client;
+        /// Data to the backend stayed unacknowledged, or keepalive probes unanswered.
+        BackendTimeout => "backend_timeout", Backend;
+        /// Another socket error on the client's side.
+        ClientError => "client_error", Client;
+        /// Another socket error on the backend's side.
+        BackendError => "backend_error", Backend;
+        /// No byte either way for the pool's `idle_timeout`.
+        IdleTimeout => "idle_timeout", Us;
+        /// Still open when `drain_timeout` ran out.
+        DrainDeadline => "drain_deadline", Us;
+
+        /// Not one byte before the preface deadline.
+        PrefaceSilent => "preface_silent", Client;
+        /// An incomplete preface at its deadline.
+        PrefaceTimeout => "preface_timeout", Client;
+        /// The client closed before its preface was complete.
+        PrefaceFin => "preface_fin", Client;
+        /// The client reset before its preface was complete.
+        PrefaceReset => "preface_reset", Client;
+        /// The frame announces a body over `max_body`.
+        BodyTooLong => "body_too_long", Client;
+        /// The frame announces a negative length.
+        LengthNegative => "length_negative", Client;
+        /// A header field is outside what `expect` allows.
+        FieldUnexpected => "field_unexpected", Client;
+        /// The body is not UTF-8 where JSON was expected.
+        Utf8Invalid => "utf8_invalid", Client;
+        /// The body is not JSON where JSON was expected.
+        JsonInvalid => "json_invalid", Client;
+        /// The JSON is nested deeper than 64.
+        JsonTooDeep => "json_too_deep", Client;
+        /// No key in the frames that were looked into, and `missing_key = "reject"`.
+        KeyMissing => "key_missing", Client;
+        /// The key is over 256 bytes.
+        KeyTooLong => "key_too_long", Client;
+        /// The key is an object, an array or a boolean.
+        KeyNotScalar => "key_not_scalar", Client;
+
+        /// A peer outside `from` on a listener that wants PROXY headers.
+        ProxyUntrusted => "proxy_untrusted", Client;
+        /// Not a PROXY header, or one we cannot use.
+        ProxyInvalid => "proxy_invalid", Client;
+        /// No complete PROXY header before its deadline.
+        ProxyTimeout => "proxy_timeout", Client;
+
+        /// The pool has no backends.
+        PoolEmpty => "pool_empty", Us;
+        /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
+        BackendDown => "backend_down", Us;
+        /// The backend failed within `fail_timeout`, and no retry was left.
+        BackendFailing => "backend_failing", Backend;
+        /// The backend refused the connection.
+        ConnectRefused => "connect_refused", Backend;
+        /// No connection within `connect_timeout`.
+        ConnectTimeout => "connect_timeout", Backend;
+        /// No route to the backend.
+        ConnectUnreachable => "connect_unreachable", Backend;
+        /// No free local port towards the backend.
+        PortsExhausted => "ports_exhausted", Us;
+        /// No file descriptor for the backend's socket.
+        DescriptorsExhausted => "descriptors_exhausted", Us;
+        /// Any other failure to connect.
+        ConnectFailed => "connect_failed", Backend;
+    }
+}
+
+impl End {
+    /// Whether the session may try another backend: nothing the client sent has been delivered.
+    pub fn may_retry(self) -> bool {
+        matches!(
+            self,
+            End::BackendFailing
+                | End::ConnectRefused
+                | End::ConnectTimeout
+                | End::ConnectUnreachable
+                | End::PortsExhausted
+                | End::ConnectFailed
+        )
+    }
+
+    /// Whether both sides closed in an orderly way.
+    pub fn is_orderly(self) -> bool {
+        matches!(self, End::ClientFin | End::BackendFin)
+    }
+}
+
+reasons! {
+    /// Why an accepted connection never became a session.
+    Rejection {
+        /// `max_connections` are open.
+        MaxConnections => "max_connections", Us;
+        /// The process or the system is out of file descriptors.
+        Descriptors => "descriptors", Us;
+        /// The shard is draining.
+        Draining => "draining", Us;
+    }
+}
+
+reasons! {
+    /// Why `accept` failed.
+    AcceptError {
+        /// EMFILE: this process has no descriptor left.
+        ProcessDescriptors => "process_descriptors", Us;
+        /// ENFILE: the system has none left.
+        SystemDescriptors => "system_descriptors", Us;
+        /// ENOBUFS or ENOMEM.
+        Memory => "memory", Us;
+        /// The client was gone before we accepted.
+        Aborted => "aborted", Client;
+        /// Anything else.
+        Other => "other", Us;
+    }
+}
+
+reasons! {
+    /// How a session came to its backend.
+    Placement {
+        /// The algorithm's own choice.
+        Home => "home", Us;
+        /// The key's backend is marked down; `on_down = "next"` moved on.
+        Next => "next", Us;
+        /// The first choice failed to connect just now.
+        Retry => "retry", Us;
+        /// The first choice failed a moment ago and was passed over.
+        PassedOver => "passed_over", Us;
+        /// No key; `missing_key` names this pool.
+        KeyMissing => "key_missing", Us;
+    }
+}

@@ -1,0 +1,8 @@
+//! corelane
+pub mod balance;
+pub mod config;
+pub mod end;
+pub mod frame;
+pub mod key;
+pub mod metrics;
+pub mod table;

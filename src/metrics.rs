@@ -1,0 +1,219 @@
+//! Counters of the data plane: one cell per shard, summed when somebody looks.
+//!
+//! A cell is written by its shard only, so an increment is a plain load and store: no lock prefix,
+//! no cache line shared between cores. Cells belong to the identity of a listener, pool or backend,
+//! not to a table version.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use crossbeam_utils::CachePadded;
+
+use crate::end::{AcceptError, End, Placement, Rejection};
+
+/// A number one thread writes and any thread reads.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`; only the owning shard may call this.
+    #[inline]
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes `n` off again, for gauges; only the owning shard may call this.
+    #[inline]
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value as of some recent moment.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// Upper bounds of the duration buckets, in microseconds; the last bucket has none.
+pub const BUCKETS_US: [u64; 16] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 5_000_000, 30_000_000,
+];
+
+/// Durations of seconds and less, counted in [`BUCKETS_US`].
+#[derive(Debug, Default)]
+pub struct Durations {
+    /// One more than [`BUCKETS_US`]: the last one has no upper bound.
+    pub buckets: [Counter; BUCKETS_US.len() + 1],
+    /// Sum in microseconds.
+    pub sum_us: Counter,
+}
+
+impl Durations {
+    /// Counts one.
+    pub fn record(&self, duration: Duration) {
+        let us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        let bucket = BUCKETS_US.partition_point(|bound| *bound < us);
+        self.buckets[bucket].add(1);
+        self.sum_us.add(us);
+    }
+}
+
+/// What one shard counts for one listener.
+#[derive(Debug)]
+pub struct ListenerCells {
+    /// Sessions begun.
+    pub sessions: Counter,
+    /// Sessions open now.
+    pub active: Counter,
+    /// Sessions ended, by [`End`].
+    pub ends: [Counter; End::COUNT],
+    /// Connections never begun, by [`Rejection`].
+    pub rejections: [Counter; Rejection::COUNT],
+    /// Bytes received from clients.
+    pub bytes_in: Counter,
+    /// Bytes sent to clients.
+    pub bytes_out: Counter,
+    /// Accept to complete preface.
+    pub preface: Durations,
+    /// First byte of the client to the moment its bytes are sent to a backend.
+    pub placing: Durations,
+    /// Sum of session lives in milliseconds.
+    pub lives_ms: Counter,
+}
+
+impl Default for ListenerCells {
+    fn default() -> Self {
+        ListenerCells {
+            sessions: Counter::default(),
+            active: Counter::default(),
+            ends: [const { Counter(AtomicU64::new(0)) }; End::COUNT],
+            rejections: Default::default(),
+            bytes_in: Counter::default(),
+            bytes_out: Counter::default(),
+            preface: Durations::default(),
+            placing: Durations::default(),
+            lives_ms: Counter::default(),
+        }
+    }
+}
+
+/// What one shard counts for one pool.
+#[derive(Debug, Default)]
+pub struct PoolCells {
+    /// Sessions placed, by [`Placement`].
+    pub placements: [Counter; Placement::COUNT],
+}
+
+/// What one shard counts for one backend.
+#[derive(Debug)]
+pub struct BackendCells {
+    /// Sessions open now.
+    pub active: Counter,
+    /// Sessions placed here.
+    pub sessions: Counter,
+    /// Failed attempts to connect, by the [`End`] they would have been.
+    pub connect_failures: [Counter; End::COUNT],
+    /// Times of successful attempts to connect.
+    pub connect: Durations,
+    /// Bytes sent to the backend.
+    pub bytes_out: Counter,
+    /// Bytes received from the backend.
+    pub bytes_in: Counter,
+    /// Warm connections waiting now.
+    pub warm: Counter,
+    /// Sessions that found a warm connection.
+    pub warm_used: Counter,
+    /// Warm connections found closed.
+    pub warm_stale: Counter,
+}
+
+impl Default for BackendCells {
+    fn default() -> Self {
+        BackendCells {
+            active: Counter::default(),
+            sessions: Counter::default(),
+            connect_failures: [const { Counter(AtomicU64::new(0)) }; End::COUNT],
+            connect: Durations::default(),
+            bytes_out: Counter::default(),
+            bytes_in: Counter::default(),
+            warm: Counter::default(),
+            warm_used: Counter::default(),
+            warm_stale: Counter::default(),
+        }
+    }
+}
+
+/// What one shard counts for itself.
+#[derive(Debug, Default)]
+pub struct ShardCells {
+    /// Failed accepts, by [`AcceptError`].
+    pub accept_errors: [Counter; AcceptError::COUNT],
+    /// Connections accepted here and run by another shard.
+    pub handed_over: Counter,
+    /// Session records dropped because the writer was behind.
+    pub log_dropped: Counter,
+    /// Turns of the coarse timer.
+    pub ticks: Counter,
+    /// Sessions whose relay changed from polling to an armed read.
+    pub warmed_up: Counter,
+    /// Sessions whose relay went back to polling.
+    pub cooled_down: Counter,
+    /// Invariants found broken in release builds ("cannot happen").
+    pub bugs: Counter,
+}
+
+/// One cell per shard.
+#[derive(Debug)]
+pub struct PerShard<T>(Box<[CachePadded<T>]>);
+
+impl<T: Default> PerShard<T> {
+    /// Cells for this many shards.
+    pub fn new(shards: usize) -> PerShard<T> {
+        PerShard((0..shards).map(|_| CachePadded::new(T::default())).collect())
+    }
+
+    /// The cell of one shard.
+    #[inline]
+    pub fn of(&self, shard: usize) -> &T {
+        &self.0[shard]
+    }
+
+    /// The sum over all shards of one counter in the cell.
+    pub fn sum(&self, counter: impl Fn(&T) -> &Counter) -> u64 {
+        self.0.iter().fold(0u64, |sum, cell| sum.wrapping_add(counter(cell).value()))
+    }
+
+    /// Every cell, in shard order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter().map(|cell| &**cell)
+    }
+}
+
+/// Counters of the process that several threads write; never touched per message.
+#[derive(Debug, Default)]
+pub struct ProcessCells {
+    /// Client connections open now, on all shards.
+    pub connections: AtomicU32,
+}
+
+/// Everything that is counted outside a table.
+#[derive(Debug)]
+pub struct Metrics {
+    /// Process-wide.
+    pub process: ProcessCells,
+    /// Per shard.
+    pub shards: PerShard<ShardCells>,
+    /// Per listener, in configuration order.
+    pub listeners: Vec<Arc<ListenerMetrics>>,
+}
+
+/// A listener's identity and cells.
+#[derive(Debug)]
+pub struct ListenerMetrics {
+    /// Its name.
+    pub name: String,
+    /// Its cells.
+    pub cells: PerShard<ListenerCells>,
+}
