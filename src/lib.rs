@@ -5,4 +5,5 @@ pub mod end;
 pub mod frame;
 pub mod key;
 pub mod metrics;
+pub mod shard;
 pub mod table;

@@ -1,0 +1,111 @@
+//! What a shard can be told from outside: a lock-free queue, and an eventfd that wakes its ring.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_queue::SegQueue;
+use serde::Serialize;
+
+use crate::table::Table;
+
+/// One message to a shard.
+#[derive(Debug)]
+pub enum Message {
+    /// Place new sessions by this table from now on.
+    Table(Arc<Table>),
+    /// Run this connection: another shard accepted it and is busier.
+    Connection(Handover),
+    /// Stop accepting, let sessions live for this long, then end them and return.
+    Drain(Duration),
+    /// Answer with up to `limit` sessions.
+    Sessions {
+        /// The most views wanted.
+        limit: usize,
+        /// Where the answer goes.
+        reply: tokio::sync::oneshot::Sender<Vec<SessionView>>,
+    },
+}
+
+/// An accepted socket on its way to another shard.
+#[derive(Debug)]
+pub struct Handover {
+    /// The connection.
+    pub socket: OwnedFd,
+    /// Index of its listener in the configuration.
+    pub listener: usize,
+}
+
+/// A session as the admin interface shows it.
+#[derive(Debug, Clone, Serialize)]
+pub struct SessionView {
+    /// The client's address.
+    pub client: String,
+    /// Name of the listener.
+    pub listener: String,
+    /// The key as text; bytes that are not UTF-8 are replaced.
+    pub key: String,
+    /// Name of the pool, empty before placement.
+    pub pool: String,
+    /// Address of the backend, empty before placement.
+    pub backend: String,
+    /// Label of the [`crate::end::Placement`], empty before placement.
+    pub placement: &'static str,
+    /// `preface`, `connect` or `relay`.
+    pub state: &'static str,
+    /// Shard that runs it.
+    pub shard: usize,
+    /// Seconds since accept.
+    pub age_seconds: f64,
+    /// Seconds since the last byte, to the precision of the shard's tick.
+    pub idle_seconds: f64,
+    /// Bytes received from the client.
+    pub bytes_in: u64,
+    /// Bytes sent to the client.
+    pub bytes_out: u64,
+}
+
+/// The sending side; cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct ShardHandle {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    queue: SegQueue<Message>,
+    wake: File,
+}
+
+impl ShardHandle {
+    /// A mailbox whose owner waits on `eventfd` becoming readable.
+    pub fn new(eventfd: OwnedFd) -> ShardHandle {
+        ShardHandle { inner: Arc::new(Inner { queue: SegQueue::new(), wake: eventfd.into() }) }
+    }
+
+    /// Leaves a message and wakes the shard.
+    ///
+    /// # Errors
+    /// Whatever writing to the eventfd says; the message is queued all the same.
+    pub fn send(&self, message: Message) -> io::Result<()> {
+        self.inner.queue.push(message);
+        match (&self.inner.wake).write(&1u64.to_ne_bytes()) {
+            Ok(_) => Ok(()),
+            // The counter is at its maximum: the shard has been woken already.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The next message; only the owning shard takes them.
+    pub fn take(&self) -> Option<Message> {
+        self.inner.queue.pop()
+    }
+
+    /// The eventfd.
+    pub fn wake_fd(&self) -> BorrowedFd<'_> {
+        self.inner.wake.as_fd()
+    }
+}
