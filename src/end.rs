@@ -133,6 +133,29 @@ impl End {
         )
     }
 
+    /// Whether the client's first bytes never gave a key: the preface or the PROXY header failed.
+    pub fn is_preface(self) -> bool {
+        matches!(
+            self,
+            End::PrefaceSilent
+                | End::PrefaceTimeout
+                | End::PrefaceFin
+                | End::PrefaceReset
+                | End::BodyTooLong
+                | End::LengthNegative
+                | End::FieldUnexpected
+                | End::Utf8Invalid
+                | End::JsonInvalid
+                | End::JsonTooDeep
+                | End::KeyMissing
+                | End::KeyTooLong
+                | End::KeyNotScalar
+                | End::ProxyUntrusted
+                | End::ProxyInvalid
+                | End::ProxyTimeout
+        )
+    }
+
     /// Whether both sides closed in an orderly way.
     pub fn is_orderly(self) -> bool {
         matches!(self, End::ClientFin | End::BackendFin)
