@@ -25,6 +25,15 @@ impl PoolMemory {
     pub fn new(backends: usize, seed: u64) -> PoolMemory {
         PoolMemory { pick: PickState::new(backends, seed), failing_until: vec![0; backends] }
     }
+
+    /// Takes over what an earlier version of the pool remembered about backends that are still in.
+    pub fn carry(&mut self, old: &PoolMemory, old_pool: &Pool, pool: &Pool) {
+        for (backend, until) in old_pool.backends.iter().zip(&old.failing_until) {
+            if let Some(index) = pool.position(backend) {
+                self.failing_until[index] = *until;
+            }
+        }
+    }
 }
 
 /// The search of one session for its backend.

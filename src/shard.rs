@@ -206,7 +206,7 @@ impl Shard {
         }
         let target = self.loads.place(self.index);
         if target == self.index {
-            self.start(listener, accepted);
+            self.begin(listener, accepted);
             return;
         }
         self.cells().handed_over.add(1);
@@ -219,10 +219,6 @@ impl Shard {
 
     /// Begins a session for a connection that is counted already.
     fn begin(self: &Rc<Self>, listener: usize, accepted: Accepted) {
-        self.start(listener, accepted);
-    }
-
-    fn start(self: &Rc<Self>, listener: usize, accepted: Accepted) {
         let cells = self.listener_cells(listener);
         cells.sessions.add(1);
         cells.active.add(1);
@@ -244,7 +240,7 @@ impl Shard {
         cells.ends[end as usize].add(1);
         cells.active.sub(1);
         let life = session.accepted.elapsed();
-        cells.lives_ms.add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+        cells.lives.record(life);
         if session.stage.get() == Stage::Relay
             && let Some(placed) = &*session.placed.borrow()
         {

@@ -74,7 +74,6 @@ pub enum Look {
 }
 
 /// One session.
-#[derive(Debug)]
 pub struct Session {
     /// Its key in the shard's slab.
     pub slot: u32,

@@ -6,7 +6,6 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 /// Set at most once until it is taken; one task waits for it at a time.
-#[derive(Debug)]
 pub struct Interrupt<T> {
     value: Cell<Option<T>>,
     waker: RefCell<Option<Waker>>,

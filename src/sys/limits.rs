@@ -9,14 +9,6 @@ fn read() -> io::Result<libc::rlimit> {
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(limit) }
 }
 
-/// The most file descriptors this process may ask for (its hard limit).
-///
-/// # Errors
-/// What getrlimit(2) says.
-pub fn descriptors_max() -> io::Result<u64> {
-    Ok(read()?.rlim_max)
-}
-
 /// Raises the soft limit to the hard limit and returns it.
 ///
 /// # Errors
