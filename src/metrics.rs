@@ -4,6 +4,10 @@
 //! no cache line shared between cores. Cells belong to the identity of a listener, pool or backend,
 //! not to a table version.
 
+pub mod names;
+pub mod page;
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
