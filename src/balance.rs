@@ -97,7 +97,12 @@ impl Balance {
 
     /// The first usable backend in the algorithm's own order for this key; `None` if no backend is
     /// usable.
-    pub fn pick(&self, _key: &[u8], _state: &mut PickState, _among: &impl Candidates) -> Option<usize> {
+    pub fn pick(
+        &self,
+        _key: &[u8],
+        _state: &mut PickState,
+        _among: &impl Candidates,
+    ) -> Option<usize> {
         todo!()
     }
 }
