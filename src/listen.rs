@@ -135,9 +135,7 @@ fn probe(address: SocketAddr) -> io::Result<()> {
     let give_up = Instant::now() + PROBE_TIMEOUT;
     loop {
         match tcp_socket(address)?.bind(&SockAddr::from(address)) {
-            Err(error)
-                if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up =>
-            {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
                 pause();
             }
             result => return result,

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::balance::{Candidates, PickState};
 use crate::config::{BackendState, OnDown};
 use crate::end::{End, Placement};
-use crate::table::Pool;
+use crate::table::{Pool, Table};
 
 /// What a shard remembers of one pool.
 #[derive(Debug)]
@@ -38,7 +38,11 @@ impl PoolMemory {
 
 /// The search of one session for its backend.
 #[derive(Debug)]
-pub struct Search {
+pub struct Search<'a> {
+    /// Index of the pool in the table.
+    pub pool_index: usize,
+    pool: &'a Pool,
+    key: &'a [u8],
     tried: SmallVec<[u32; 4]>,
     retries_left: u32,
     placement: Placement,
@@ -89,15 +93,22 @@ impl Candidates for View<'_> {
     }
 }
 
-impl Search {
-    /// Begins; `placement` is the reason to give for a first choice (`Home` or `KeyMissing`).
-    pub fn new(pool: &Pool, placement: Placement) -> Search {
-        Search {
-            tried: SmallVec::new(),
-            retries_left: pool.settings.retries,
-            placement,
-            last_failure: None,
-        }
+impl<'a> Search<'a> {
+    /// Begins in a pool of this table; `placement` is the reason to give for a first choice (`Home`
+    /// or `KeyMissing`).
+    ///
+    /// # Errors
+    /// The table has no such pool.
+    pub fn new(
+        table: &'a Table,
+        pool_index: usize,
+        key: &'a [u8],
+        placement: Placement,
+    ) -> Result<Search<'a>, End> {
+        let pool = table.pools.get(pool_index).ok_or(End::PoolEmpty)?;
+        let retries_left = pool.settings.retries;
+        let tried = SmallVec::new();
+        Ok(Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None })
     }
 
     /// The next backend to try at tick `now`.
@@ -105,27 +116,21 @@ impl Search {
     /// # Errors
     /// Why there is none: the last failure to connect once attempts were made, otherwise the
     /// policy that forbids any.
-    pub fn next(
-        &mut self,
-        pool: &Pool,
-        key: &[u8],
-        memory: &mut PoolMemory,
-        now: u32,
-    ) -> Result<Choice, End> {
-        if pool.backends.is_empty() {
+    pub fn next(&mut self, memory: &mut PoolMemory, now: u32) -> Result<Choice, End> {
+        if self.pool.backends.is_empty() {
             return Err(End::PoolEmpty);
         }
         if self.last_failure.is_none() {
-            self.step_over_home(pool, key, memory, now)?;
+            self.step_over_home(memory, now)?;
         }
         let mut view = View {
-            pool,
+            pool: self.pool,
             tried: &self.tried,
             failing_until: &memory.failing_until,
             now,
             failing_usable: false,
         };
-        let healthy = pool.balance.pick(key, &mut memory.pick, &view);
+        let healthy = self.pool.balance.pick(self.key, &mut memory.pick, &view);
         if let Some(backend) = healthy {
             self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
             return Ok(Choice { backend, placement: self.placement });
@@ -140,18 +145,12 @@ impl Search {
 
     /// Keyed algorithms: says what passing over the key's own backend costs, before the algorithm
     /// does so.
-    fn step_over_home(
-        &mut self,
-        pool: &Pool,
-        key: &[u8],
-        memory: &PoolMemory,
-        now: u32,
-    ) -> Result<(), End> {
-        let Some(home) = pool.balance.home(key, pool.backends.len()) else {
+    fn step_over_home(&mut self, memory: &PoolMemory, now: u32) -> Result<(), End> {
+        let Some(home) = self.pool.balance.home(self.key, self.pool.backends.len()) else {
             return Ok(());
         };
-        if pool.backends[home].state == BackendState::Down {
-            if pool.settings.on_down == OnDown::Reject {
+        if self.pool.backends[home].state == BackendState::Down {
+            if self.pool.settings.on_down == OnDown::Reject {
                 return Err(End::BackendDown);
             }
             self.placement = Placement::Next;

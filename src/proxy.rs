@@ -21,7 +21,7 @@ pub enum Header {
     NeedMore(usize),
     /// A header of this length, with source and destination unless it says that the proxy speaks
     /// for itself (LOCAL), does not know (UNKNOWN), or names no IP addresses.
-    Header {
+    Complete {
         /// Bytes to remove from the front.
         len: usize,
         /// Source and destination.
@@ -76,7 +76,7 @@ fn read_v1(bytes: &[u8]) -> Header {
         )),
         v1::Addresses::Unknown => None,
     };
-    Header::Header { len, addresses }
+    Header::Complete { len, addresses }
 }
 
 fn read_v2(bytes: &[u8]) -> Header {
@@ -109,7 +109,7 @@ fn read_v2(bytes: &[u8]) -> Header {
         )),
         _ => None,
     };
-    Header::Header { len, addresses }
+    Header::Complete { len, addresses }
 }
 
 /// A version 2 header for a backend. Without addresses (UNIX clients) it is LOCAL.
@@ -159,10 +159,9 @@ mod tests {
 
     #[test]
     fn what_we_build_is_what_we_read_at_every_split() {
-        for (source, destination) in [
-            ("192.0.2.1:1234", "198.51.100.2:9000"),
-            ("[2001:db8::1]:1", "[2001:db8::2]:2"),
-        ] {
+        for (source, destination) in
+            [("192.0.2.1:1234", "198.51.100.2:9000"), ("[2001:db8::1]:1", "[2001:db8::2]:2")]
+        {
             let built = build(Some((addr(source), addr(destination))));
             for len in 0..built.len() {
                 let Header::NeedMore(need) = read(&built[..len]) else {
@@ -171,7 +170,7 @@ mod tests {
                 assert!(need > len && need <= built.len());
             }
             let addresses = Some((addr(source), addr(destination)));
-            let expected = Header::Header { len: built.len(), addresses };
+            let expected = Header::Complete { len: built.len(), addresses };
             assert_eq!(read(&built), expected);
             let mut followed = built.clone();
             followed.extend_from_slice(b"payload");
@@ -183,7 +182,7 @@ mod tests {
     fn without_addresses_the_header_is_local() {
         let built = build(None);
         assert_eq!(built.len(), 16);
-        assert_eq!(read(&built), Header::Header { len: 16, addresses: None });
+        assert_eq!(read(&built), Header::Complete { len: 16, addresses: None });
     }
 
     #[test]
@@ -193,11 +192,8 @@ mod tests {
             assert!(matches!(read(&text[..len]), Header::NeedMore(_)), "{len}");
         }
         let addresses = Some((addr("192.0.2.1:1234"), addr("198.51.100.2:9000")));
-        assert_eq!(read(text), Header::Header { len: text.len(), addresses });
-        assert_eq!(
-            read(b"PROXY UNKNOWN\r\nrest"),
-            Header::Header { len: 15, addresses: None }
-        );
+        assert_eq!(read(text), Header::Complete { len: text.len(), addresses });
+        assert_eq!(read(b"PROXY UNKNOWN\r\nrest"), Header::Complete { len: 15, addresses: None });
     }
 
     #[test]
@@ -227,12 +223,12 @@ mod tests {
         unix[13] = 0x31;
         unix[14..16].copy_from_slice(&216u16.to_be_bytes());
         unix.resize(16 + 216, 0);
-        assert_eq!(read(&unix), Header::Header { len: 232, addresses: None });
+        assert_eq!(read(&unix), Header::Complete { len: 232, addresses: None });
         let mut tlv = build(Some((addr("192.0.2.1:1"), addr("192.0.2.2:2"))));
         tlv.extend_from_slice(&[0xea, 0, 3, 1, 2, 3]);
         tlv[15] += 6;
         let addresses = Some((addr("192.0.2.1:1"), addr("192.0.2.2:2")));
-        assert_eq!(read(&tlv), Header::Header { len: tlv.len(), addresses });
+        assert_eq!(read(&tlv), Header::Complete { len: tlv.len(), addresses });
     }
 
     #[test]
@@ -248,7 +244,7 @@ mod tests {
             let len = usize::from(next()) % 64;
             bytes.extend((0..len).map(|_| next()));
             match read(&bytes) {
-                Header::Header { len, .. } => assert!(len <= bytes.len(), "seed {seed:#x}"),
+                Header::Complete { len, .. } => assert!(len <= bytes.len(), "seed {seed:#x}"),
                 Header::NeedMore(need) => assert!(need > bytes.len(), "seed {seed:#x}"),
                 Header::Invalid => {}
             }

@@ -81,8 +81,8 @@ impl std::error::Error for RunError {}
 /// Why it could not start, or that it lost a shard.
 pub fn run(config: Config) -> Result<(), RunError> {
     let logs = Logs::default();
-    let operational = OperationalLog::start(config.log.level, logs.operational.clone())
-        .map_err(RunError::Log)?;
+    let operational =
+        OperationalLog::start(config.log.level, logs.operational.clone()).map_err(RunError::Log)?;
     let result = run_logged(Arc::new(config), logs);
     operational.finish();
     result

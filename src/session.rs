@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-pub use self::state::{
-    Birth, COOL_AFTER, Direction, Look, Placed, Session, Stage, StoredKey,
-};
+pub use self::state::{Birth, COOL_AFTER, Direction, Look, Placed, Session, Stage, StoredKey};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
@@ -109,19 +107,13 @@ fn store_key(session: &Session, key: &[u8]) {
 
 /// Finds a backend that takes the connection: the algorithm's choice, then as many others as the
 /// pool's `retries` allow. Every choice carries its reason.
-async fn place(
-    shard: &Shard,
-    session: &Session,
-    caller: &Caller,
-) -> Result<(Socket, Placed), End> {
+async fn place(shard: &Shard, session: &Session, caller: &Caller) -> Result<(Socket, Placed), End> {
     let table = shard.table();
-    let Some(pool) = table.pools.get(caller.pool) else {
-        return Err(End::PoolEmpty);
-    };
-    let mut search = Search::new(pool, caller.placement);
     let key = session.key.borrow().clone();
+    let mut search = Search::new(&table, caller.pool, &key, caller.placement)?;
+    let pool = &table.pools[caller.pool];
     loop {
-        let choice = shard.choose(&mut search, caller.pool, pool, &key)?;
+        let choice = shard.choose(&mut search)?;
         session.attempts.set(search.attempts());
         let backend = &pool.backends[choice.backend];
         backend.shared.live.fetch_add(1, Relaxed);
@@ -138,13 +130,12 @@ async fn place(
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
-                session.attempts.set(search.attempts());
                 return Ok((socket, placed));
             }
             Err(end) => {
                 backend.shared.live.fetch_sub(1, Relaxed);
                 if end.side() == Side::Backend {
-                    shard.note_failing(caller.pool, choice.backend, pool.settings.fail_timeout);
+                    shard.note_failing(backend);
                 }
                 search.failed(end)?;
             }

@@ -8,6 +8,7 @@ pub mod interrupt;
 mod loads;
 pub mod mailbox;
 pub mod ring;
+mod sessions;
 pub mod wheel;
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -16,7 +17,6 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -25,16 +25,16 @@ use slab::Slab;
 use self::accept::Reserve;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
-use self::mailbox::{Handover, Message, SessionView, ShardHandle};
+use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::warm::{Round, WarmTable};
 use crate::config::{Config, Listener};
-use crate::end::{End, Rejection, Side};
+use crate::end::{End, Side};
 use crate::listen::Bound;
-use crate::log::{SessionLogSender, SessionRecord};
+use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
-use crate::session::{self, Birth, COOL_AFTER, Look, Session, Stage};
+use crate::session::{COOL_AFTER, Look, Session};
 use crate::sys::{Accepted, Hangups, Socket, Timer, WakeFd};
 use crate::table::{Backend, Pool, Table};
 
@@ -192,98 +192,6 @@ impl Shard {
         self.warm.borrow_mut().follow(&table, self.index);
     }
 
-    // -- connections come and go ---------------------------------------------------------------
-
-    /// Decides about a connection just accepted: refuse it, give it to a less loaded shard, or
-    /// begin a session.
-    fn admit(self: &Rc<Self>, listener: usize, accepted: Accepted) {
-        let open = self.metrics.process.connections.fetch_add(1, Relaxed);
-        if open as usize >= self.config.runtime.max_connections {
-            self.metrics.process.connections.fetch_sub(1, Relaxed);
-            self.count_rejection(listener, Rejection::MaxConnections);
-            refuse(accepted.socket);
-            return;
-        }
-        let target = self.loads.place(self.index);
-        if target == self.index {
-            self.begin(listener, accepted);
-            return;
-        }
-        self.cells().handed_over.add(1);
-        let Accepted { socket, peer } = accepted;
-        let message = Message::Connection(Handover { socket, listener, peer });
-        if let Err(error) = self.mailboxes[target].send(message) {
-            tracing::warn!(%error, shard = target, "could not wake a shard");
-        }
-    }
-
-    /// Begins a session for a connection that is counted already.
-    fn begin(self: &Rc<Self>, listener: usize, accepted: Accepted) {
-        let cells = self.listener_cells(listener);
-        cells.sessions.add(1);
-        cells.active.add(1);
-        let serial = self.serial.get().wrapping_add(1);
-        self.serial.set(serial);
-        let mut sessions = self.sessions.borrow_mut();
-        let entry = sessions.vacant_entry();
-        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
-        let birth = Birth { slot, serial, listener, peer: accepted.peer };
-        let session = Rc::new(Session::new(birth, self.now()));
-        entry.insert(session.clone());
-        drop(sessions);
-        monoio::spawn(session::run(self.clone(), session, accepted.socket));
-    }
-
-    /// The one place where a session ends: one reason, one count, at most one log line.
-    pub fn end(&self, session: &Session, end: End) {
-        let cells = self.listener_cells(session.listener);
-        cells.ends[end as usize].add(1);
-        cells.active.sub(1);
-        let life = session.accepted.elapsed();
-        cells.lives.record(life);
-        if session.stage.get() == Stage::Relay
-            && let Some(placed) = &*session.placed.borrow()
-        {
-            placed.backend.shared.live.fetch_sub(1, Relaxed);
-            placed.backend.shared.cells.of(self.index).active.sub(1);
-        }
-        if self.log.is_on() && !self.log.push(self.record(session, end, life)) {
-            self.cells().log_dropped.add(1);
-        }
-        self.sessions.borrow_mut().try_remove(session.slot as usize);
-        self.loads.ended(self.index);
-        self.metrics.process.connections.fetch_sub(1, Relaxed);
-        self.finish_if_drained();
-    }
-
-    fn record(&self, session: &Session, end: End, duration: Duration) -> Box<SessionRecord> {
-        let placed = session.placed.borrow();
-        let placed = placed.as_ref();
-        Box::new(SessionRecord {
-            ended: std::time::SystemTime::now(),
-            listener: self.metrics.listeners[session.listener].name.clone(),
-            client: session.client(),
-            via: session.proxied.get().and(session.peer),
-            key: session.key.take(),
-            pool: placed.map(|placed| placed.pool.label.clone()),
-            backend: placed.map(|placed| placed.backend.label.clone()),
-            placement: placed.map(|placed| placed.placement),
-            end,
-            attempts: session.attempts.get(),
-            bytes_in: session.bytes_in.get(),
-            bytes_out: session.bytes_out.get(),
-            preface: session.preface_time.get(),
-            connect: session.connect_time.get(),
-            duration,
-            table_version: placed.map_or(0, |placed| placed.table_version),
-            shard: self.index,
-        })
-    }
-
-    fn count_rejection(&self, listener: usize, reason: Rejection) {
-        self.listener_cells(listener).rejections[reason as usize].add(1);
-    }
-
     // -- time ----------------------------------------------------------------------------------
 
     fn tick(&self, elapsed: Tick, expired: &mut Vec<Entry>) {
@@ -313,13 +221,7 @@ impl Shard {
     fn tick_warm(&self, now: Tick) {
         let table = self.table();
         let round = Round { table: &table, shard: self.index, now };
-        self.warm.borrow_mut().tick(&round, |failed| {
-            for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
-                if let Some(index) = pool.position(failed) {
-                    memory.failing_until[index] = now + ticks(pool.settings.fail_timeout);
-                }
-            }
-        });
+        self.warm.borrow_mut().tick(&round, |failed| self.note_failing(failed));
     }
 
     /// Waits for the next turn of the coarse timer.
@@ -414,26 +316,21 @@ impl Shard {
     ///
     /// # Errors
     /// As [`Search::next`].
-    pub fn choose(
-        &self,
-        search: &mut Search,
-        pool_index: usize,
-        pool: &Pool,
-        key: &[u8],
-    ) -> Result<Choice, End> {
-        let now = self.now();
-        match self.memory.borrow_mut().get_mut(pool_index) {
-            Some(memory) => search.next(pool, key, memory, now),
+    pub fn choose(&self, search: &mut Search<'_>) -> Result<Choice, End> {
+        match self.memory.borrow_mut().get_mut(search.pool_index) {
+            Some(memory) => search.next(memory, self.now()),
             None => Err(End::PoolEmpty),
         }
     }
 
-    /// Passes a backend over for a while: connecting to it failed.
-    pub fn note_failing(&self, pool: usize, backend: usize, after: Duration) {
-        let until = self.now().saturating_add(ticks(after));
-        let mut memory = self.memory.borrow_mut();
-        if let Some(slot) = memory.get_mut(pool).and_then(|m| m.failing_until.get_mut(backend)) {
-            *slot = until;
+    /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
+    /// identity: the table may have changed since it was chosen.
+    pub fn note_failing(&self, backend: &Backend) {
+        let table = self.table();
+        for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
+            if let Some(index) = pool.position(backend) {
+                memory.failing_until[index] = self.now() + ticks(pool.settings.fail_timeout);
+            }
         }
     }
 
@@ -467,41 +364,6 @@ impl Shard {
             self.cells().bugs.add(1);
         }
     }
-
-    fn session(&self, slot: u32, serial: u32) -> Option<Rc<Session>> {
-        let sessions = self.sessions.borrow();
-        sessions.get(slot as usize).filter(|session| session.serial == serial).cloned()
-    }
-
-    fn views(&self, limit: usize) -> Vec<SessionView> {
-        self.sessions.borrow().iter().take(limit).map(|(_, s)| self.view(s)).collect()
-    }
-
-    fn view(&self, session: &Session) -> SessionView {
-        let placed = session.placed.borrow();
-        let placed = placed.as_ref();
-        let idle = self.now().saturating_sub(session.active.get());
-        SessionView {
-            client: session.client().map_or_else(|| "unix".to_owned(), |a| a.to_string()),
-            listener: self.listener(session.listener).name.clone(),
-            key: String::from_utf8_lossy(&session.key.borrow()).into_owned(),
-            pool: placed.map_or(String::new(), |p| p.pool.settings.name.clone()),
-            backend: placed.map_or(String::new(), |p| p.backend.label.to_string()),
-            placement: placed.map_or("", |p| p.placement.label()),
-            state: session.stage.get().label(),
-            shard: self.index,
-            age_seconds: session.accepted.elapsed().as_secs_f64(),
-            idle_seconds: f64::from(idle) * TICK.as_secs_f64(),
-            bytes_in: session.bytes_in.get(),
-            bytes_out: session.bytes_out.get(),
-        }
-    }
-}
-
-/// Closes with a reset: no TIME_WAIT is left behind, and the client knows at once.
-fn refuse(socket: OwnedFd) {
-    // The client may be gone already.
-    let _gone = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
 }
 
 fn fresh_memory(table: &Table, shard: usize) -> Vec<PoolMemory> {

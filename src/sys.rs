@@ -9,6 +9,6 @@ mod wake;
 
 pub use accept::{Accepted, accept, set_bind_address_no_port};
 pub use hangup::Hangups;
-pub use limits::{raise_descriptors};
+pub use limits::raise_descriptors;
 pub use socket::{Socket, is_writable, peek};
 pub use wake::{Timer, WakeFd, eventfd};

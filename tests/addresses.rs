@@ -13,8 +13,8 @@ use gateway::{Gateway, ONE_SHARD, frame_config};
 #[test]
 fn ipv6_listener_and_backend() {
     let listener = TcpListener::bind("[::1]:0").unwrap();
-    let toml = frame_config(&[listener.local_addr().unwrap()], "", "")
-        .replace("127.0.0.1:0", "[::1]:0");
+    let toml =
+        frame_config(&[listener.local_addr().unwrap()], "", "").replace("127.0.0.1:0", "[::1]:0");
     let gateway = Gateway::start(&toml);
     let mut client = Client::login(gateway.address("devices"), "six");
     let (mut accepted, _) = listener.accept().unwrap();

@@ -14,8 +14,7 @@ fn the_cap_holds_over_all_shards_and_frees_up() {
         .replace("cores = [0]", "cores = \"auto\"");
     let gateway = Gateway::start(&toml);
     let address = gateway.address("devices");
-    let mut open: Vec<Client> =
-        (0..10).map(|n| Client::login(address, &format!("{n}"))).collect();
+    let mut open: Vec<Client> = (0..10).map(|n| Client::login(address, &format!("{n}"))).collect();
     for client in &mut open {
         assert_eq!(client.receive(5), b"only\n");
     }

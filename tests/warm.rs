@@ -22,7 +22,9 @@ fn warm_connections_are_made_used_and_replaced() {
     assert_eq!(first.receive(login("a").len()), login("a"), "the oldest is used first");
     first.send(b"hello");
     assert_eq!(client.receive(5), b"hello");
-    assert!((gateway.metric(&series("corelane_backend_warm_used_total", &listening)) - 1.0).abs() < 0.1);
+    assert!(
+        (gateway.metric(&series("corelane_backend_warm_used_total", &listening)) - 1.0).abs() < 0.1
+    );
     let _third = listening.accept();
     gateway.wait_metric(&series("corelane_backend_warm", &listening), 2.0);
     client.fin();

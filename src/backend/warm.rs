@@ -68,8 +68,7 @@ impl WarmTable {
 
     /// Takes a connection whose peer has not closed it.
     pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<OwnedFd> {
-        let stock =
-            self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
+        let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
         let cells = backend.shared.cells.of(shard);
         while let Some(socket) = stock.ready.pop_front() {
             cells.warm.sub(1);
@@ -160,12 +159,7 @@ impl Stock {
     }
 
     /// Starts a quarter of the stock per tick, so that a restart of the backend is not a storm.
-    fn start_some(
-        &mut self,
-        round: &Round<'_>,
-        pool: &Pool,
-        backend: &Backend,
-    ) -> Result<(), End> {
+    fn start_some(&mut self, round: &Round<'_>, pool: &Pool, backend: &Backend) -> Result<(), End> {
         if round.now < self.paused_until {
             return Ok(());
         }

@@ -126,11 +126,7 @@ async fn send_all(relay: &Relay<'_>, direction: Direction, bytes: &[u8]) -> Resu
 }
 
 /// Sends what the sink takes now and shortens `bytes` by it.
-fn send_some(
-    relay: &Relay<'_>,
-    direction: Direction,
-    bytes: &mut &[u8],
-) -> Result<(), PumpEnd> {
+fn send_some(relay: &Relay<'_>, direction: Direction, bytes: &mut &[u8]) -> Result<(), PumpEnd> {
     while !bytes.is_empty() {
         match relay.sink(direction).send(bytes) {
             Ok(n) => {

@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         loop {
             match proxy::read(&self.received) {
                 Header::NeedMore(len) => self.receive(len).await?,
-                Header::Header { len, addresses } => {
+                Header::Complete { len, addresses } => {
                     self.session.proxied.set(addresses);
                     self.remove(len);
                     return Ok(());

@@ -73,12 +73,7 @@ impl Socket {
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
         // SAFETY: `buf` is writable for its length and outlives the call.
         let n = unsafe {
-            libc::recv(
-                self.as_raw_fd(),
-                buf.as_mut_ptr().cast(),
-                buf.len(),
-                libc::MSG_DONTWAIT,
-            )
+            libc::recv(self.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT)
         };
         usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
     }
@@ -91,12 +86,7 @@ impl Socket {
         let spare = buf.spare_capacity_mut();
         // SAFETY: the spare capacity is writable for its length and outlives the call.
         let n = unsafe {
-            libc::recv(
-                self.as_raw_fd(),
-                spare.as_mut_ptr().cast(),
-                spare.len(),
-                libc::MSG_DONTWAIT,
-            )
+            libc::recv(self.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), libc::MSG_DONTWAIT)
         };
         let n = usize::try_from(n).map_err(|_negative| io::Error::last_os_error())?;
         // SAFETY: the kernel initialised `n` bytes of the spare capacity.
