@@ -375,11 +375,14 @@ fn finish_gives_up_on_a_sink_that_takes_nothing() {
 /// The environment variable that makes a test its own child.
 const CHILD: &str = "CORELANE_TEST_CHILD";
 
-fn run_as_child(test: &str) -> Child {
+/// Runs one test of this program as a child, under a shell that has done `setup`.
+fn run_as_child(setup: &str, test: &str) -> Child {
     let program = std::env::current_exe().expect("this program");
-    Command::new(program)
-        .args(["--exact", test, "--nocapture"])
+    Command::new("sh")
+        .args(["-c", &format!("{setup} exec \"$0\" --exact {test} --nocapture")])
+        .arg(program)
         .env(CHILD, "1")
+        .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -399,7 +402,7 @@ fn a_full_pipe_on_standard_output_blocks_nobody() {
         // Not by returning: the test harness would write to the full pipe.
         std::process::exit(0);
     }
-    let mut child = run_as_child("a_full_pipe_on_standard_output_blocks_nobody");
+    let mut child = run_as_child("", "a_full_pipe_on_standard_output_blocks_nobody");
     let deadline = Instant::now() + DEADLINE;
     let status = loop {
         if let Some(status) = child.try_wait().expect("the child's state") {
@@ -475,7 +478,7 @@ fn a_full_disk_costs_lines_that_are_counted() {
 }
 
 #[test]
-fn a_line_torn_by_a_failure_does_not_spoil_the_next() {
+fn a_reader_that_leaves_and_another_that_comes_see_whole_lines() {
     let directory = Directory::new();
     let fifo = directory.fifo();
     let first = open_reader(&fifo);
@@ -504,6 +507,56 @@ fn a_line_torn_by_a_failure_does_not_spoil_the_next() {
     until("the end of the log", || !drain(&mut second, &mut text));
     assert!(finishing.join().expect("finish returns"));
     assert!(parse(&text).len() >= 1, "every line is whole");
+}
+
+#[test]
+fn a_line_torn_by_a_full_disk_does_not_spoil_the_next() {
+    let name = "a_line_torn_by_a_full_disk_does_not_spoil_the_next";
+    if let Some(path) = std::env::var_os("CORELANE_TEST_FILE") {
+        let log = Log::to_file(1, Path::new(&path));
+        for number in 0..1000 {
+            assert!(log.senders[0].push(numbered(number)));
+        }
+        until("lines are lost", || log.cells.lost.load(Relaxed) > 0);
+        eprintln!("full");
+        // The parent makes room and says so.
+        std::io::stdin().read_exact(&mut [0]).expect("a word from the parent");
+        assert!(log.senders[0].push(numbered(1000)));
+        assert!(log.writer.finish());
+        eprintln!("lost {}", log.cells.lost.load(Relaxed));
+        return;
+    }
+    let directory = Directory::new();
+    let path = directory.file("sessions.log");
+    // A limit on file sizes stands for the full disk: the write that reaches it is cut there.
+    let setup = format!("trap '' XFSZ; ulimit -S -f 8; CORELANE_TEST_FILE='{}'", path.display());
+    let mut child = run_as_child(&setup, name);
+    let mut said = Vec::new();
+    let mut stderr = child.stderr.take().expect("its standard error");
+    until("the disk is full", || {
+        let mut piece = [0; 256];
+        let len = stderr.read(&mut piece).expect("readable");
+        assert!(len > 0, "the child ended: {}", String::from_utf8_lossy(&said));
+        said.extend_from_slice(&piece[..len]);
+        String::from_utf8_lossy(&said).contains("full\n")
+    });
+    let pid = child.id().to_string();
+    let raised = Command::new("prlimit").args(["--pid", &pid, "--fsize=unlimited"]).status();
+    assert!(raised.expect("prlimit runs").success());
+    child.stdin.take().expect("its standard input").write_all(b"!").expect("said");
+    stderr.read_to_end(&mut said).expect("the rest");
+    assert!(child.wait().expect("the child's end").success());
+
+    let text = std::fs::read(&path).expect("the file");
+    let mut lines: Vec<_> = text.split(|byte| *byte == b'\n').collect();
+    assert_eq!(lines.pop(), Some(&b""[..]), "the last line is complete");
+    let whole = |line: &&[u8]| serde_json::from_slice::<Value>(line).ok();
+    let last = lines.last().and_then(whole).expect("the line after the failure is whole");
+    assert_eq!(last["bytes_in"], 1000);
+    let numbers: Vec<_> = lines.iter().filter_map(whole).collect();
+    assert_eq!(lines.len() - numbers.len(), 1, "one line is torn");
+    let lost = 1001 - numbers.len();
+    assert!(String::from_utf8_lossy(&said).contains(&format!("lost {lost}\n")), "{lost} lost");
 }
 
 #[test]
