@@ -1,7 +1,7 @@
 //! One immutable, numbered snapshot of all pools: what a shard places sessions by.
 //!
 //! The control plane builds it; shards swap their `Arc` when a new one arrives. What must outlive a
-//! version (counters, live sessions) hangs on the identity of a pool or backend and is carried over.
+//! version (counters, live sessions) hangs on a pool's or backend's identity and is carried over.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
