@@ -53,9 +53,9 @@ pub trait Candidates {
     fn count(&self) -> usize;
     /// Relative share, at least 1.
     fn weight(&self, index: usize) -> u32;
-    /// Whether this session may be placed there now.
+    /// Whether this session may be placed there now; the same answer throughout one pick.
     fn usable(&self, index: usize) -> bool;
-    /// Sessions open there now.
+    /// Sessions open there now; may change during a pick, since other shards place sessions too.
     fn live(&self, index: usize) -> u32;
 }
 
