@@ -1,11 +1,20 @@
 //! corelane
 pub mod admin;
+mod backend;
 pub mod balance;
 pub mod config;
+mod control;
 pub mod end;
 pub mod frame;
 pub mod key;
+mod listen;
 pub mod log;
 pub mod metrics;
+mod placement;
+mod proxy;
+mod relay;
+pub mod run;
+mod session;
 pub mod shard;
+mod sys;
 pub mod table;

@@ -240,7 +240,7 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct ListenerMetrics {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its cells.
     pub cells: PerShard<ListenerCells>,
 }
