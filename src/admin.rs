@@ -3,6 +3,7 @@
 //! It runs on the control plane's runtime. One request per connection, and a deadline on each
 //! connection: nobody can hold a slot by sending or reading slowly.
 
+mod body;
 mod http;
 mod phase;
 mod pools;

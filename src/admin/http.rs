@@ -4,6 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
@@ -14,6 +15,7 @@ use axum::routing::get;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::body::counted;
 use super::sessions::{self, LIMIT_DEFAULT, LIMIT_MAX, Silent};
 use super::{AdminState, Stage, pools};
 use crate::log::append_json;
@@ -30,11 +32,15 @@ const ENDPOINTS: &[(&str, &str)] = &[
     ("/version", "what runs"),
 ];
 
+/// Answers to `/sessions` made or sent at once. Each makes every shard stop and write, and takes up
+/// to some megabytes until it is sent.
+const SESSIONS_AT_ONCE: usize = 4;
+
 struct Shared {
     state: AdminState,
     page: Page,
-    /// One request for sessions at a time: each of them makes every shard stop and write.
-    sessions: Semaphore,
+    /// Held from the question to the shards until the answer is sent.
+    sessions: Arc<Semaphore>,
 }
 
 type Asked = State<Arc<Shared>>;
@@ -48,7 +54,8 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         phase: state.phase.clone(),
         connections_max: state.connections_max,
     });
-    let shared = Arc::new(Shared { state, page, sessions: Semaphore::new(1) });
+    let shared =
+        Arc::new(Shared { state, page, sessions: Arc::new(Semaphore::new(SESSIONS_AT_ONCE)) });
     let router = Router::new()
         .route("/", get(index))
         .route("/livez", get(livez))
@@ -113,13 +120,13 @@ async fn show_sessions(
         let detail = format!("limit is {limit}, at most {LIMIT_MAX} are shown");
         return problem(StatusCode::BAD_REQUEST, &detail);
     }
-    let turn = tokio::time::timeout(sessions::TIMEOUT, shared.sessions.acquire()).await;
-    let Ok(Ok(_turn)) = turn else {
-        let detail = "another request for sessions is still being answered";
+    let turn = shared.sessions.clone().acquire_owned();
+    let Ok(Ok(turn)) = tokio::time::timeout(sessions::TIMEOUT, turn).await else {
+        let detail = "other requests for sessions are still being answered";
         return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
     };
     match sessions::ask(&shared.state, limit).await {
-        Ok(sessions) => json(&sessions),
+        Ok(sessions) => json_with(&sessions, |text| counted(text, turn)),
         Err(Silent { shard, ended }) => {
             let why = if ended { "has ended" } else { "did not answer within a second" };
             problem(StatusCode::SERVICE_UNAVAILABLE, &format!("shard {shard} {why}"))
@@ -153,11 +160,15 @@ async fn method_not_allowed() -> Response {
 
 /// A value as `application/json`.
 fn json(value: &impl Serialize) -> Response {
+    json_with(value, Body::from)
+}
+
+fn json_with(value: &impl Serialize, body: impl FnOnce(Vec<u8>) -> Body) -> Response {
     let mut text = Vec::new();
     match append_json(value, &mut text) {
         Ok(()) => {
             text.push(b'\n');
-            ([(CONTENT_TYPE, "application/json")], text).into_response()
+            ([(CONTENT_TYPE, "application/json")], body(text)).into_response()
         }
         Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
     }
