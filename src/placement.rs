@@ -183,3 +183,113 @@ impl<'a> Search<'a> {
         u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::balance::Algorithm;
+    use crate::config;
+
+    fn table(states: &[BackendState], change: impl FnOnce(&mut config::Pool)) -> Table {
+        let socket =
+            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
+        let backend = |(index, state): (usize, &BackendState)| config::Backend {
+            address: config::Address::Unix(format!("/{index}").into()),
+            weight: 1,
+            state: *state,
+        };
+        let mut pool = config::Pool {
+            name: "p".to_owned(),
+            balance: Algorithm::Crc32Mod,
+            on_down: OnDown::Reject,
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            fail_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(600),
+            warm: 0,
+            socket,
+            proxy_out: false,
+            source_addresses: Vec::new(),
+            backends: states.iter().enumerate().map(backend).collect(),
+        };
+        change(&mut pool);
+        Table::first(&[pool], 1)
+    }
+
+    const UP: BackendState = BackendState::Ready;
+    const DOWN: BackendState = BackendState::Down;
+
+    /// A key whose home is backend 0 of three.
+    fn key() -> Vec<u8> {
+        let is_home = |key: &Vec<u8>| crc32fast::hash(key).is_multiple_of(3);
+        (0..).map(|n: u32| n.to_string().into_bytes()).find(is_home).unwrap_or_default()
+    }
+
+    fn choice(backend: usize, placement: Placement) -> Result<Choice, End> {
+        Ok(Choice { backend, placement })
+    }
+
+    #[test]
+    fn home_first_then_others_in_order_as_far_as_retries_go() {
+        let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+        assert_eq!(search.failed(End::ConnectRefused), Ok(()));
+        assert_eq!(search.next(&mut memory, 0), choice(1, Placement::Retry));
+        assert_eq!(search.failed(End::ConnectTimeout), Ok(()));
+        assert_eq!(search.next(&mut memory, 0), choice(2, Placement::Retry));
+        assert_eq!(search.failed(End::ConnectRefused), Err(End::ConnectRefused));
+        assert_eq!(search.attempts(), 3);
+    }
+
+    #[test]
+    fn no_retry_after_an_end_that_is_not_the_backends_fault() {
+        let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        assert!(search.next(&mut memory, 0).is_ok());
+        assert_eq!(search.failed(End::DrainDeadline), Err(End::DrainDeadline));
+        assert_eq!(search.failed(End::DescriptorsExhausted), Err(End::DescriptorsExhausted));
+    }
+
+    #[test]
+    fn a_home_that_failed_a_moment_ago_costs_a_retry_and_comes_back() {
+        let mut memory = PoolMemory::new(3, 0);
+        memory.failing_until[0] = 20;
+        let key = key();
+        let without = table(&[UP, UP, UP], |_| {});
+        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 19), Err(End::BackendFailing));
+        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 20), choice(0, Placement::Home));
+        let with = table(&[UP, UP, UP], |pool| pool.retries = 1);
+        let mut search = Search::new(&with, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 19), choice(1, Placement::PassedOver));
+        assert_eq!(search.failed(End::ConnectRefused), Err(End::ConnectRefused));
+    }
+
+    #[test]
+    fn a_home_marked_down_follows_the_policy() {
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let reject = table(&[DOWN, UP, UP], |_| {});
+        let mut search = Search::new(&reject, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+        let next = table(&[DOWN, DOWN, UP], |pool| pool.on_down = OnDown::Next);
+        let mut search = Search::new(&next, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), choice(2, Placement::Next));
+        let none = table(&[DOWN, DOWN, DOWN], |pool| pool.on_down = OnDown::Next);
+        let mut search = Search::new(&none, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+    }
+
+    #[test]
+    fn an_empty_or_unknown_pool_says_so() {
+        let table = table(&[], |_| {});
+        let mut search = Search::new(&table, 0, b"a", Placement::Home).unwrap();
+        assert_eq!(search.next(&mut PoolMemory::new(0, 0), 0), Err(End::PoolEmpty));
+        assert!(Search::new(&table, 1, b"a", Placement::Home).is_err());
+    }
+}
