@@ -157,6 +157,14 @@ impl Layout {
     }
 }
 
+/// The header as a configuration could write it, without counts.
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.big_endian { ">" } else { "<" })?;
+        self.fields.iter().try_for_each(|field| write!(f, "{}", field.letter))
+    }
+}
+
 /// The byte order, and what follows it.
 fn byte_order(header: &str) -> Result<(bool, &str), LayoutError> {
     if let Some(letters) = header.strip_prefix('>') {

@@ -34,8 +34,13 @@ impl JsonPath {
             let (step, after) = if let Some(inside) = rest.strip_prefix('[') {
                 bracket(text, inside)?
             } else {
-                let dotted = if steps.is_empty() { Some(rest) } else { rest.strip_prefix('.') };
-                bare_name(text, dotted.unwrap_or(""))?
+                let name = if steps.is_empty() { Some(rest) } else { rest.strip_prefix('.') };
+                let Some(name) = name else {
+                    return fault(format!(
+                        "\"json:{text}\": ']' is followed by '.', '[' or the end"
+                    ));
+                };
+                bare_name(text, name)?
             };
             steps.push(step);
             rest = after;
