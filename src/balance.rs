@@ -1,7 +1,7 @@
 //! From key to backend: every algorithm as a pure function behind one enum.
 //!
 //! An algorithm sees candidates through [`Candidates`] and gives an index; it opens nothing, reads
-//! no clock and draws no entropy: what it remembers between picks is in [`PickState`], whose seed is
+//! no clock and draws no entropy: what it remembers between picks is in [`PickState`], its seed is
 //! an argument. Prepared structures (rings) belong in [`Balance`], built by the control plane.
 //!
 //! The order among equals, and what a backend that is not usable keeps of its turn, follow nginx
