@@ -1,18 +1,21 @@
-//! The `corelane` command (provisional: run only).
-use std::path::Path;
-fn main() {
-    let args: Vec<String> = std::env::args().collect();
-    let environment = corelane::config::Environment::of_process().unwrap();
-    match corelane::config::load(Path::new(&args[3]), &environment) {
-        Ok(loaded) => {
-            if let Err(e) = corelane::run::run(loaded.config) {
-                eprintln!("{e}");
-                std::process::exit(2)
-            }
-        }
-        Err(e) => {
-            eprintln!("{e}");
-            std::process::exit(1)
+//! The `corelane` command.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    let name = arguments.command.name();
+    match cli::execute(arguments).with_context(|| format!("corelane {name}")) {
+        Ok(code) => code,
+        Err(error) => {
+            // Where even this cannot be written, the exit code has to do.
+            let _ = cli::write_error(&format!("{error:#}\n"));
+            ExitCode::from(cli::EXIT_COULD_NOT_RUN)
         }
     }
 }

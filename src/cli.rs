@@ -1,0 +1,424 @@
+//! The command line: arguments, and what each command prints.
+//!
+//! Exit codes: 0 good, 1 the configuration file has faults, 2 could not run. Results go to standard
+//! output; a reader that closes it early has seen enough and changes no exit code.
+
+use std::fmt;
+use std::io::{self, BufRead, BufWriter, Write};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use corelane::config::{
+    self, Config, Environment, EnvironmentError, Fault, Faults, LoadError, Loaded, Protocol,
+};
+use corelane::explain::{self, ExplainError};
+use corelane::run::{self, RunError};
+use serde::Serialize;
+
+/// Exit code for faults in the configuration file.
+pub const EXIT_FAULTS: u8 = 1;
+/// Exit code when a command could not do its work.
+pub const EXIT_COULD_NOT_RUN: u8 = 2;
+
+/// Forwards the TCP connections of device fleets: each device's key decides its backend.
+#[derive(Debug, Parser)]
+#[command(name = "corelane", version, arg_required_else_help = true)]
+pub struct Arguments {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run until told to stop (TERM, INT or QUIT drain; a second signal ends at once).
+    Run(FileArgument),
+    /// Check a configuration file: exit 0 good, 1 faults in the file, 2 could not run.
+    Check(CheckArguments),
+    /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key.
+    Route(RouteArguments),
+    /// Explain the first bytes of a connection: fields, key, hash and backend.
+    Explain(ExplainArguments),
+    /// About configuration files.
+    #[command(subcommand)]
+    Config(ConfigCommand),
+}
+
+/// Commands about configuration files.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print the JSON Schema of a configuration file.
+    Schema,
+}
+
+/// A configuration file.
+#[derive(Debug, Args)]
+pub struct FileArgument {
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    config: PathBuf,
+}
+
+/// `check`
+#[derive(Debug, Args)]
+pub struct CheckArguments {
+    #[command(flatten)]
+    file: FileArgument,
+    /// How to print the result.
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    format: Format,
+}
+
+/// How `check` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// A line per fault or warning.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// `route`
+#[derive(Debug, Args)]
+pub struct RouteArguments {
+    #[command(flatten)]
+    file: FileArgument,
+    /// Name of the listener; needed when listeners have different pools.
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// Keys, or a single "-" for keys on standard input, one per line.
+    #[arg(value_name = "KEY", required = true)]
+    keys: Vec<std::ffi::OsString>,
+}
+
+/// `explain`
+#[derive(Debug, Args)]
+pub struct ExplainArguments {
+    #[command(flatten)]
+    file: FileArgument,
+    /// Name of the listener; needed when listeners have different pools.
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// File with the bytes as they are sent, or "-" for hexadecimal on standard input.
+    #[arg(long, value_name = "FILE")]
+    frame: PathBuf,
+}
+
+impl Command {
+    /// As it is written on the command line.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Command::Run(_) => "run",
+            Command::Check(_) => "check",
+            Command::Route(_) => "route",
+            Command::Explain(_) => "explain",
+            Command::Config(ConfigCommand::Schema) => "config schema",
+        }
+    }
+}
+
+/// Why a command could not do its work.
+#[derive(Debug)]
+pub enum Failure {
+    /// Cores or limits are not known.
+    Environment(EnvironmentError),
+    /// The configuration file could not be read.
+    Config(LoadError),
+    /// The process could not run, or lost a shard.
+    Run(RunError),
+    /// Nothing to explain.
+    Explain(ExplainError),
+    /// `--listener` is needed; the names to choose from.
+    ListenerNeeded(Vec<String>),
+    /// No listener has this name; the names to choose from.
+    ListenerUnknown(String, Vec<String>),
+    /// What is not hexadecimal, and its position from 1.
+    NotHexadecimal(char, usize),
+    /// Half a byte is missing at the end.
+    HexadecimalOdd,
+    /// Input that could not be read: what it is and why.
+    Input(String, io::Error),
+    /// Standard output could not be written.
+    Output(io::Error),
+    /// A result could not be put into JSON.
+    Json(serde_json::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Environment(error) => error.fmt(f),
+            Failure::Config(error) => error.fmt(f),
+            Failure::Run(error) => error.fmt(f),
+            Failure::Explain(error) => error.fmt(f),
+            Failure::ListenerNeeded(names) => {
+                write!(f, "listeners differ; choose one with --listener: {}", names.join(", "))
+            }
+            Failure::ListenerUnknown(name, names) => {
+                write!(f, "no listener is called {name:?}; valid: {}", names.join(", "))
+            }
+            Failure::NotHexadecimal(character, position) => write!(
+                f,
+                "{character:?} at character {position} of standard input is not hexadecimal; \
+                 for bytes as they are sent, give --frame a file"
+            ),
+            Failure::HexadecimalOdd => {
+                f.write_str("standard input ends within a byte: hexadecimal digits come in pairs")
+            }
+            Failure::Input(what, error) => write!(f, "cannot read {what}: {error}"),
+            Failure::Output(error) => write!(f, "cannot write standard output: {error}"),
+            Failure::Json(error) => write!(f, "cannot write JSON: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Does what the command line asks for.
+///
+/// # Errors
+/// When that could not be done; faults in a configuration file are a result, not an error.
+pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Run(file) => with_config(&file.config, |config| {
+            run::run(config).map_err(Failure::Run)?;
+            Ok(ExitCode::SUCCESS)
+        }),
+        Command::Check(arguments) => check(&arguments),
+        Command::Route(arguments) => {
+            let RouteArguments { file, listener, keys } = arguments;
+            with_config(&file.config, |config| route(&config, listener.as_deref(), keys))
+        }
+        Command::Explain(arguments) => {
+            let ExplainArguments { file, listener, frame } = arguments;
+            with_config(&file.config, |config| explain_frame(&config, listener.as_deref(), &frame))
+        }
+        Command::Config(ConfigCommand::Schema) => {
+            let schema = serde_json::to_string_pretty(&config::schema()).map_err(Failure::Json)?;
+            write_result(&format!("{schema}\n"))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Result<Loaded, Faults>, Failure> {
+    let environment = Environment::of_process().map_err(Failure::Environment)?;
+    match config::load(path, &environment) {
+        Ok(loaded) => Ok(Ok(loaded)),
+        Err(LoadError::Faults(faults)) => Ok(Err(faults)),
+        Err(error @ LoadError::Unreadable { .. }) => Err(Failure::Config(error)),
+    }
+}
+
+/// For commands that need a good file: faults and warnings go to standard error.
+fn with_config(
+    path: &Path,
+    act: impl FnOnce(Config) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    // A closed standard error is no reason to refuse work.
+    match load(path)? {
+        Ok(loaded) => {
+            let _ = write_error(&warning_lines(&path.display().to_string(), &loaded.warnings));
+            act(loaded.config)
+        }
+        Err(faults) => {
+            let _ = write_error(&format!("{faults}\n"));
+            Ok(ExitCode::from(EXIT_FAULTS))
+        }
+    }
+}
+
+/// The result of `check --format json`.
+#[derive(Serialize)]
+struct CheckResult<'r> {
+    file: &'r str,
+    ok: bool,
+    summary: Option<Summary>,
+    faults: &'r [Fault],
+    warnings: &'r [Fault],
+}
+
+/// What a good file amounts to.
+#[derive(Serialize)]
+struct Summary {
+    listeners: usize,
+    pools: usize,
+    backends: usize,
+    shards: usize,
+    max_connections: usize,
+    descriptors_needed: u64,
+}
+
+impl Summary {
+    fn of(config: &Config) -> Summary {
+        Summary {
+            listeners: config.listeners.len(),
+            pools: config.pools.len(),
+            backends: config.pools.iter().map(|pool| pool.backends.len()).sum(),
+            shards: config.runtime.cores.len(),
+            max_connections: config.runtime.max_connections,
+            descriptors_needed: config.runtime.descriptors_needed,
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let count = |count: usize, name: &str| match count {
+            1 => format!("1 {name}"),
+            _ => format!("{count} {name}s"),
+        };
+        write!(
+            f,
+            "{}, {}, {}, {}, {}, {} file descriptors",
+            count(self.listeners, "listener"),
+            count(self.pools, "pool"),
+            count(self.backends, "backend"),
+            count(self.shards, "shard"),
+            count(self.max_connections, "connection"),
+            self.descriptors_needed
+        )
+    }
+}
+
+fn check(arguments: &CheckArguments) -> Result<ExitCode, Failure> {
+    let path = &arguments.file.config;
+    let file = path.display().to_string();
+    let loaded = load(path)?;
+    let text = match (&loaded, arguments.format) {
+        (Ok(loaded), Format::Text) => {
+            let warnings = warning_lines(&file, &loaded.warnings);
+            format!("{warnings}{file}: ok: {}\n", Summary::of(&loaded.config))
+        }
+        (Err(faults), Format::Text) => format!("{faults}\n"),
+        (loaded, Format::Json) => {
+            let result = CheckResult {
+                file: &file,
+                ok: loaded.is_ok(),
+                summary: loaded.as_ref().ok().map(|loaded| Summary::of(&loaded.config)),
+                faults: loaded.as_ref().err().map_or(&[], |faults| &faults.faults),
+                warnings: loaded.as_ref().ok().map_or(&[], |loaded| &loaded.warnings),
+            };
+            let json = serde_json::to_string_pretty(&result).map_err(Failure::Json)?;
+            format!("{json}\n")
+        }
+    };
+    write_result(&text)?;
+    Ok(if loaded.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAULTS) })
+}
+
+fn warning_lines(file: &str, warnings: &[Fault]) -> String {
+    let line =
+        |fault: &Fault| format!("{file}:{}:{}: warning: {fault}\n", fault.line, fault.column);
+    warnings.iter().map(line).collect()
+}
+
+fn route(
+    config: &Config,
+    listener: Option<&str>,
+    keys: Vec<std::ffi::OsString>,
+) -> Result<ExitCode, Failure> {
+    let listener = chosen(config, listener, |_| true)?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let mut unread = None;
+    let routed = if keys.len() == 1 && keys[0] == "-" {
+        let lines = io::stdin().lock().split(b'\n').map_while(|line| match line {
+            Ok(line) => Some(line),
+            Err(error) => {
+                unread = Some(error);
+                None
+            }
+        });
+        explain::route(config, listener, lines, &mut out)
+    } else {
+        let keys = keys.into_iter().map(OsStringExt::into_vec);
+        explain::route(config, listener, keys, &mut out)
+    };
+    written(routed.and_then(|()| out.flush()))?;
+    match unread {
+        Some(error) => Err(Failure::Input("standard input".to_string(), error)),
+        None => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn explain_frame(
+    config: &Config,
+    listener: Option<&str>,
+    frame: &Path,
+) -> Result<ExitCode, Failure> {
+    let framed = |index: usize| matches!(config.listeners[index].protocol, Protocol::Frame(_));
+    let listener = chosen(config, listener, framed)?;
+    let bytes = if frame.as_os_str() == "-" {
+        let text = io::read_to_string(io::stdin().lock());
+        decode_hexadecimal(&text.map_err(|e| Failure::Input("standard input".to_string(), e))?)?
+    } else {
+        let read = std::fs::read(frame);
+        read.map_err(|error| Failure::Input(frame.display().to_string(), error))?
+    };
+    let page = explain::explain(config, listener, &bytes).map_err(Failure::Explain)?;
+    write_result(&page)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The listener of this name. Without a name: the first that `fits`, if it does not matter which.
+fn chosen(
+    config: &Config,
+    name: Option<&str>,
+    fits: impl Fn(usize) -> bool,
+) -> Result<usize, Failure> {
+    let names = || config.listeners.iter().map(|listener| listener.name.clone()).collect();
+    if let Some(name) = name {
+        let found = config.listeners.iter().position(|listener| listener.name == name);
+        return found.ok_or_else(|| Failure::ListenerUnknown(name.to_string(), names()));
+    }
+    let fitting: Vec<usize> = (0..config.listeners.len()).filter(|index| fits(*index)).collect();
+    // Where none fits, the first one's refusal says why.
+    let first = fitting.first().copied().unwrap_or(0);
+    let pool = config.listeners[first].pool;
+    if fitting.iter().all(|index| config.listeners[*index].pool == pool) {
+        return Ok(first);
+    }
+    Err(Failure::ListenerNeeded(names()))
+}
+
+/// Bytes from pairs of hexadecimal digits; white space is ignored everywhere.
+fn decode_hexadecimal(text: &str) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::with_capacity(text.len() / 2);
+    let mut high = None;
+    for (index, character) in text.chars().enumerate() {
+        if character.is_whitespace() {
+            continue;
+        }
+        let digit = character.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let digit = digit.ok_or(Failure::NotHexadecimal(character, index + 1))?;
+        match high.take() {
+            None => high = Some(digit),
+            Some(high) => bytes.push(high << 4 | digit),
+        }
+    }
+    if high.is_some() { Err(Failure::HexadecimalOdd) } else { Ok(bytes) }
+}
+
+fn write_result(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    written(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// Writes to standard error.
+///
+/// # Errors
+/// Those of writing.
+pub fn write_error(text: &str) -> io::Result<()> {
+    io::stderr().lock().write_all(text.as_bytes())
+}
+
+/// A reader that went away has seen enough.
+fn written(result: io::Result<()>) -> Result<(), Failure> {
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Failure::Output(error)),
+        _ => Ok(()),
+    }
+}
