@@ -180,11 +180,11 @@ async fn run_arm(plan: Arc<Plan>, interrupts: &mut Interrupts) -> anyhow::Result
     squads.tell(Command::Measure);
     progress.phase = "load";
     let (began, cpu_before) = (Instant::now(), machine::cpu_time());
-    let count_before = squads.sum(answers);
+    let answered_before = answers(&squads);
     measure(&squads, interrupts, &mut progress).await;
     let seconds = began.elapsed().as_secs_f64();
     let cpu_seconds = machine::cpu_time().saturating_sub(cpu_before).as_secs_f64();
-    let answered = squads.sum(answers) - count_before;
+    let answered = answers(&squads) - answered_before;
     squads.tell(Command::Stop);
     progress.end();
     let tally = squads.join().await?;
@@ -192,8 +192,9 @@ async fn run_arm(plan: Arc<Plan>, interrupts: &mut Interrupts) -> anyhow::Result
 }
 
 /// What throughput counts: answered messages, or logins when devices only come and go.
-fn answers(live: &Live) -> u64 {
-    live.get(Count::Received) + live.get(Count::Logins)
+fn answers(squads: &Squads) -> u64 {
+    let answer = if squads.plan.args.churn { Count::Logins } else { Count::Received };
+    squads.sum(|live| live.get(answer))
 }
 
 /// Until every device has logged in or failed to, or no more are to be expected.
