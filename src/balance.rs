@@ -1,8 +1,18 @@
 //! From key to backend: every algorithm as a pure function behind one enum.
 //!
 //! An algorithm sees candidates through [`Candidates`] and gives an index; it opens nothing, reads
-//! no clock and draws no entropy: what it remembers between picks is in [`PickState`], whose seed is
+//! no clock and draws no entropy: what it remembers between picks is in [`PickState`], its seed is
 //! an argument. Prepared structures (rings) belong in [`Balance`], built by the control plane.
+//!
+//! The order among equals, and what a backend that is not usable keeps of its turn, follow nginx
+//! (`ngx_stream_upstream_round_robin.c`, `ngx_stream_upstream_least_conn_module.c`), so that a
+//! pool behaves as it did there. nginx also lowers the weight of a backend that failed; here a
+//! failing backend is not usable for a while, which is the caller's business.
+
+mod crc32_mod;
+mod least_conn;
+mod random;
+mod round_robin;
 
 /// Names of `balance =`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -43,9 +53,9 @@ pub trait Candidates {
     fn count(&self) -> usize;
     /// Relative share, at least 1.
     fn weight(&self, index: usize) -> u32;
-    /// Whether this session may be placed there now.
+    /// Whether this session may be placed there now; the same answer throughout one pick.
     fn usable(&self, index: usize) -> bool;
-    /// Sessions open there now.
+    /// Sessions open there now; may change during a pick, since other shards place sessions too.
     fn live(&self, index: usize) -> u32;
 }
 
@@ -76,6 +86,13 @@ impl PickState {
     pub fn new(count: usize, seed: u64) -> PickState {
         PickState { current: vec![0; count], random: seed }
     }
+
+    /// Follows a pool whose number of backends changed; [`Balance::pick`] does it by itself.
+    /// Backends keep their turn by position, new ones start level: round robin compares current
+    /// weights with each other only, so that whatever sum the old ones leave does no harm.
+    pub fn resize(&mut self, count: usize) {
+        self.current.resize(count, 0);
+    }
 }
 
 impl Balance {
@@ -91,13 +108,29 @@ impl Balance {
 
     /// Keyed algorithms: the backend this key belongs to when every backend is usable.
     /// `None` for the others, and for an empty pool.
-    pub fn home(&self, _key: &[u8], _count: usize) -> Option<usize> {
-        todo!()
+    pub fn home(&self, key: &[u8], count: usize) -> Option<usize> {
+        match self {
+            Balance::Crc32Mod => crc32_mod::home(key, count),
+            Balance::RoundRobin | Balance::LeastConn | Balance::Random => None,
+        }
     }
 
     /// The first usable backend in the algorithm's own order for this key; `None` if no backend is
     /// usable.
-    pub fn pick(&self, _key: &[u8], _state: &mut PickState, _among: &impl Candidates) -> Option<usize> {
-        todo!()
+    pub fn pick(
+        &self,
+        key: &[u8],
+        state: &mut PickState,
+        among: &impl Candidates,
+    ) -> Option<usize> {
+        if state.current.len() != among.count() {
+            state.resize(among.count());
+        }
+        match self {
+            Balance::Crc32Mod => crc32_mod::pick(key, among),
+            Balance::RoundRobin => round_robin::pick(&mut state.current, among),
+            Balance::LeastConn => least_conn::pick(&mut state.current, among),
+            Balance::Random => random::pick(&mut state.random, among),
+        }
     }
 }

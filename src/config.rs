@@ -3,9 +3,26 @@
 //! `config/raw.rs` is the file as it is written, `config/check.rs` turns it into these types or into
 //! a list of faults. Nothing here is optional that has a default, and every relation holds.
 
+mod check;
+mod document;
+mod environment;
+mod fault;
+mod limits;
+mod load;
+mod quantity;
+mod raw;
+mod read;
+mod shape;
+mod substitute;
+mod value;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+pub use environment::{Environment, EnvironmentError, Variable};
+pub use fault::{Fault, Faults};
+pub use load::{LoadError, Loaded, load, parse, schema};
 
 use crate::balance::Algorithm;
 use crate::frame::FrameRules;

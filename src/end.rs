@@ -15,7 +15,9 @@ pub enum Side {
 }
 
 macro_rules! reasons {
-    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident => $label:literal, $side:ident;)* }) => {
+    ($(#[$doc:meta])* $name:ident {
+        $($(#[$vdoc:meta])* $variant:ident => $label:literal, $side:ident;)*
+    }) => {
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         #[repr(u8)]
@@ -130,6 +132,29 @@ impl End {
                 | End::ConnectUnreachable
                 | End::PortsExhausted
                 | End::ConnectFailed
+        )
+    }
+
+    /// Whether the client's first bytes never gave a key: the preface or the PROXY header failed.
+    pub fn is_preface(self) -> bool {
+        matches!(
+            self,
+            End::PrefaceSilent
+                | End::PrefaceTimeout
+                | End::PrefaceFin
+                | End::PrefaceReset
+                | End::BodyTooLong
+                | End::LengthNegative
+                | End::FieldUnexpected
+                | End::Utf8Invalid
+                | End::JsonInvalid
+                | End::JsonTooDeep
+                | End::KeyMissing
+                | End::KeyTooLong
+                | End::KeyNotScalar
+                | End::ProxyUntrusted
+                | End::ProxyInvalid
+                | End::ProxyTimeout
         )
     }
 

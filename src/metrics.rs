@@ -4,6 +4,10 @@
 //! no cache line shared between cores. Cells belong to the identity of a listener, pool or backend,
 //! not to a table version.
 
+pub mod names;
+pub mod page;
+mod process;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -60,6 +64,29 @@ impl Durations {
     }
 }
 
+/// Upper bounds of the buckets of session lives, in seconds; the last bucket has none. NAT and
+/// load balancer timeouts (30 s, 60 s, 5 min) lie on bounds, so that a fleet cut off by one shows.
+pub const LIVES_S: [u64; 11] = [1, 5, 30, 60, 300, 900, 3_600, 14_400, 43_200, 86_400, 604_800];
+
+/// Lives of sessions, from a second to weeks, counted in [`LIVES_S`].
+#[derive(Debug, Default)]
+pub struct Lives {
+    /// One more than [`LIVES_S`]: the last one has no upper bound.
+    pub buckets: [Counter; LIVES_S.len() + 1],
+    /// Sum in milliseconds.
+    pub sum_ms: Counter,
+}
+
+impl Lives {
+    /// Counts one.
+    pub fn record(&self, life: Duration) {
+        let ms = u64::try_from(life.as_millis()).unwrap_or(u64::MAX);
+        let bucket = LIVES_S.partition_point(|bound| *bound * 1000 < ms);
+        self.buckets[bucket].add(1);
+        self.sum_ms.add(ms);
+    }
+}
+
 /// What one shard counts for one listener.
 #[derive(Debug)]
 pub struct ListenerCells {
@@ -79,8 +106,8 @@ pub struct ListenerCells {
     pub preface: Durations,
     /// First byte of the client to the moment its bytes are sent to a backend.
     pub placing: Durations,
-    /// Sum of session lives in milliseconds.
-    pub lives_ms: Counter,
+    /// Accept to end.
+    pub lives: Lives,
 }
 
 impl Default for ListenerCells {
@@ -94,7 +121,7 @@ impl Default for ListenerCells {
             bytes_out: Counter::default(),
             preface: Durations::default(),
             placing: Durations::default(),
-            lives_ms: Counter::default(),
+            lives: Lives::default(),
         }
     }
 }
@@ -213,7 +240,7 @@ pub struct Metrics {
 #[derive(Debug)]
 pub struct ListenerMetrics {
     /// Its name.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its cells.
     pub cells: PerShard<ListenerCells>,
 }

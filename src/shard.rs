@@ -1,2 +1,373 @@
-//! shard
+//! A shard: one pinned thread, one ring, its own listeners, sessions, warm connections, counters.
+//!
+//! Nothing here is shared with another shard but atomics that are written when a connection begins
+//! or ends, and mailboxes.
+
+mod accept;
+pub mod interrupt;
+mod loads;
 pub mod mailbox;
+pub mod ring;
+mod sessions;
+pub mod wheel;
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use slab::Slab;
+
+use self::accept::Reserve;
+use self::interrupt::Interrupt;
+pub use self::loads::Loads;
+use self::mailbox::{Handover, Message, ShardHandle};
+use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
+use crate::backend::warm::{Round, WarmTable};
+use crate::config::{Config, Listener};
+use crate::end::{End, Side};
+use crate::listen::Bound;
+use crate::log::SessionLogSender;
+use crate::metrics::{ListenerCells, Metrics, ShardCells};
+use crate::placement::{Choice, PoolMemory, Search};
+use crate::session::{COOL_AFTER, Look, Session};
+use crate::sys::{Accepted, Hangups, Socket, Timer, WakeFd};
+use crate::table::{Backend, Pool, Table};
+
+/// What a shard is given at its start.
+pub struct Setup {
+    /// Its index.
+    pub index: usize,
+    /// The whole configuration.
+    pub config: Arc<Config>,
+    /// Counters of the process.
+    pub metrics: Arc<Metrics>,
+    /// The first table.
+    pub table: Arc<Table>,
+    /// Sessions per shard.
+    pub loads: Arc<Loads>,
+    /// Mailboxes of all shards, its own included.
+    pub mailboxes: Vec<ShardHandle>,
+    /// Its listening sockets.
+    pub bound: Vec<Bound>,
+    /// Where records of ended sessions go.
+    pub log: SessionLogSender,
+}
+
+/// One shard.
+pub struct Shard {
+    /// Its index.
+    pub index: usize,
+    /// Set when no further connections are taken.
+    pub draining: Interrupt<()>,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    loads: Arc<Loads>,
+    mailboxes: Vec<ShardHandle>,
+    log: SessionLogSender,
+    reserve: Reserve,
+    hangups: Hangups,
+    table: RefCell<Arc<Table>>,
+    memory: RefCell<Vec<PoolMemory>>,
+    warm: RefCell<WarmTable>,
+    sessions: RefCell<Slab<Rc<Session>>>,
+    wheel: RefCell<Wheel>,
+    scratch: RefCell<Vec<u8>>,
+    tick_waiters: RefCell<Vec<Waker>>,
+    now: Cell<Tick>,
+    serial: Cell<u32>,
+    source_turn: Cell<usize>,
+    drain_deadline: Cell<Option<Tick>>,
+    finished: Interrupt<()>,
+}
+
+/// Runs a shard on the calling thread until it has drained.
+///
+/// # Errors
+/// When the kernel refuses a descriptor that the shard cannot live without.
+pub async fn run(setup: Setup) -> io::Result<()> {
+    let mail = WakeFd::new(setup.mailboxes[setup.index].wake_fd().try_clone_to_owned()?)?;
+    let timer = Timer::every(TICK)?;
+    let (shard, bound) = Shard::new(setup)?;
+    for bound in bound {
+        monoio::spawn(accept::run(shard.clone(), bound));
+    }
+    monoio::spawn(run_timer(shard.clone(), timer));
+    monoio::spawn(run_hangups(shard.clone()));
+    while let Ok(ready) = shard.finished.or(mail.readable()).await {
+        ready?;
+        mail.take_count();
+        shard.read_mail();
+    }
+    Ok(())
+}
+
+async fn run_timer(shard: Rc<Shard>, timer: Timer) {
+    let mut expired = Vec::new();
+    loop {
+        match timer.elapsed().await {
+            Ok(elapsed) => shard.tick(Tick::try_from(elapsed).unwrap_or(1), &mut expired),
+            Err(error) => {
+                tracing::error!(%error, shard = shard.index, "the timer failed; ending");
+                std::process::abort();
+            }
+        }
+    }
+}
+
+async fn run_hangups(shard: Rc<Shard>) {
+    while shard.hangups.ready().await.is_ok() {
+        shard.hangups.take(|token| {
+            let slot = (token >> 1) as u32 & 0x7fff_ffff;
+            let side = if token & 1 == 0 { Side::Client } else { Side::Backend };
+            if let Some(session) = shard.session(slot, (token >> 32) as u32) {
+                session.hang_up(side);
+            }
+        });
+    }
+}
+
+impl Shard {
+    fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
+        let Setup { index, config, metrics, table, loads, mailboxes, bound, log } = setup;
+        let mut warm = WarmTable::default();
+        warm.follow(&table, index);
+        let memory = fresh_memory(&table, index);
+        let scratch = vec![0; config.runtime.relay_buffer_max];
+        let shard = Rc::new(Shard {
+            index,
+            draining: Interrupt::new(),
+            config,
+            metrics,
+            loads,
+            mailboxes,
+            log,
+            reserve: Reserve::new()?,
+            hangups: Hangups::new()?,
+            table: RefCell::new(table),
+            memory: RefCell::new(memory),
+            warm: RefCell::new(warm),
+            sessions: RefCell::default(),
+            wheel: RefCell::default(),
+            scratch: RefCell::new(scratch),
+            tick_waiters: RefCell::default(),
+            now: Cell::new(0),
+            serial: Cell::new(0),
+            source_turn: Cell::new(index),
+            drain_deadline: Cell::new(None),
+            finished: Interrupt::new(),
+        });
+        Ok((shard, bound))
+    }
+
+    fn read_mail(self: &Rc<Self>) {
+        while let Some(message) = self.mailboxes[self.index].take() {
+            match message {
+                Message::Table(table) => self.take_table(table),
+                Message::Connection(Handover { socket, listener, peer }) => {
+                    self.begin(listener, Accepted { socket, peer });
+                }
+                Message::Drain(timeout) => self.drain(timeout),
+                Message::Sessions { limit, reply } => {
+                    // Whoever asked may have stopped waiting.
+                    let _gone = reply.send(self.views(limit));
+                }
+            }
+        }
+    }
+
+    fn take_table(&self, table: Arc<Table>) {
+        let mut memory = fresh_memory(&table, self.index);
+        let old = self.table.replace(table.clone());
+        for (old_pool, old_memory) in old.pools.iter().zip(self.memory.borrow().iter()) {
+            if let Some((index, pool)) = table.pool(&old_pool.settings.name) {
+                memory[index].carry(old_memory, old_pool, pool);
+            }
+        }
+        *self.memory.borrow_mut() = memory;
+        self.warm.borrow_mut().follow(&table, self.index);
+    }
+
+    // -- time ----------------------------------------------------------------------------------
+
+    fn tick(&self, elapsed: Tick, expired: &mut Vec<Entry>) {
+        let now = self.now.get().wrapping_add(elapsed);
+        self.now.set(now);
+        self.cells().ticks.add(u64::from(elapsed));
+        self.wheel.borrow_mut().advance(now, expired);
+        for entry in expired.drain(..) {
+            let Some(session) = self.session(entry.slot, entry.serial) else { continue };
+            match session.look(entry.due, now) {
+                None => {}
+                Some(Look::Over(end)) => session.interrupt.set(end),
+                Some(Look::Again(at)) => self.show(&session, session.schedule(at)),
+            }
+        }
+        self.tick_warm(now);
+        for waker in self.tick_waiters.borrow_mut().drain(..) {
+            waker.wake();
+        }
+        if self.drain_deadline.get().is_some_and(|deadline| deadline <= now) {
+            for (_, session) in self.sessions.borrow().iter() {
+                session.interrupt.set(End::DrainDeadline);
+            }
+        }
+    }
+
+    fn tick_warm(&self, now: Tick) {
+        let table = self.table();
+        let round = Round { table: &table, shard: self.index, now };
+        self.warm.borrow_mut().tick(&round, |failed| self.note_failing(failed));
+    }
+
+    /// Waits for the next turn of the coarse timer.
+    pub async fn next_tick(&self) {
+        let now = self.now();
+        poll_fn(|context| {
+            if self.now() != now {
+                return Poll::Ready(());
+            }
+            self.tick_waiters.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// The current tick.
+    #[inline]
+    pub fn now(&self) -> Tick {
+        self.now.get()
+    }
+
+    /// Sets the deadline of a session's stage.
+    pub fn set_deadline(&self, session: &Session, at: Tick, end: End) {
+        self.show(session, session.set_deadline(at, end));
+    }
+
+    /// Begins a session's last stage.
+    pub fn begin_relay(&self, session: &Session, idle_timeout: Duration) {
+        self.show(session, session.begin_relay(idle_timeout, self.now()));
+    }
+
+    /// Looks at a session again when its armed reads may have gone quiet.
+    pub fn look_soon(&self, session: &Session) {
+        self.show(session, session.schedule(self.now() + COOL_AFTER));
+    }
+
+    fn show(&self, session: &Session, at: Option<Tick>) {
+        if let Some(due) = at {
+            let entry = Entry { slot: session.slot, serial: session.serial, due };
+            self.wheel.borrow_mut().insert(entry);
+        }
+    }
+
+    // -- draining ------------------------------------------------------------------------------
+
+    fn drain(&self, timeout: Duration) {
+        self.drain_deadline.set(Some(self.now().saturating_add(ticks(timeout))));
+        self.draining.set(());
+        self.finish_if_drained();
+    }
+
+    fn finish_if_drained(&self) {
+        if self.draining.value().is_some() && self.sessions.borrow().is_empty() {
+            self.finished.set(());
+        }
+    }
+
+    // -- what sessions ask ---------------------------------------------------------------------
+
+    /// A listener's settings.
+    pub fn listener(&self, index: usize) -> &Listener {
+        &self.config.listeners[index]
+    }
+
+    /// A listener's counters on this shard.
+    #[inline]
+    pub fn listener_cells(&self, index: usize) -> &ListenerCells {
+        self.metrics.listeners[index].cells.of(self.index)
+    }
+
+    /// This shard's own counters.
+    pub fn cells(&self) -> &ShardCells {
+        self.metrics.shards.of(self.index)
+    }
+
+    /// The current table.
+    pub fn table(&self) -> Arc<Table> {
+        self.table.borrow().clone()
+    }
+
+    /// Memory that bytes pass through on their way between two quiet sockets.
+    pub fn scratch(&self) -> RefMut<'_, Vec<u8>> {
+        self.scratch.borrow_mut()
+    }
+
+    /// The largest buffer of one direction, bytes.
+    pub fn relay_buffer_max(&self) -> usize {
+        self.config.runtime.relay_buffer_max
+    }
+
+    /// The next backend for a session.
+    ///
+    /// # Errors
+    /// As [`Search::next`].
+    pub fn choose(&self, search: &mut Search<'_>) -> Result<Choice, End> {
+        match self.memory.borrow_mut().get_mut(search.pool_index) {
+            Some(memory) => search.next(memory, self.now()),
+            None => Err(End::PoolEmpty),
+        }
+    }
+
+    /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
+    /// identity: the table may have changed since it was chosen.
+    pub fn note_failing(&self, backend: &Backend) {
+        let table = self.table();
+        for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
+            if let Some(index) = pool.position(backend) {
+                memory.failing_until[index] = self.now() + ticks(pool.settings.fail_timeout);
+            }
+        }
+    }
+
+    /// A connection that was made before it was needed.
+    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<OwnedFd> {
+        if pool.settings.warm == 0 {
+            return None;
+        }
+        self.warm.borrow_mut().take(backend, self.index)
+    }
+
+    /// Whose turn it is among a pool's source addresses.
+    pub fn next_source(&self) -> usize {
+        let turn = self.source_turn.get();
+        self.source_turn.set(turn.wrapping_add(1));
+        turn
+    }
+
+    /// Tells the session if a half-closed socket is reset. UNIX sockets hang up when they are
+    /// closed in good order too, so only TCP is watched.
+    pub fn watch_hangup(&self, session: &Session, socket: &Socket, side: Side) {
+        let is_tcp = socket2::SockRef::from(socket)
+            .local_addr()
+            .is_ok_and(|address| address.as_socket().is_some());
+        if !is_tcp {
+            return;
+        }
+        let bit = u64::from(side == Side::Backend);
+        let token = u64::from(session.serial) << 32 | u64::from(session.slot) << 1 | bit;
+        if self.hangups.watch(socket, token).is_err() {
+            self.cells().bugs.add(1);
+        }
+    }
+}
+
+fn fresh_memory(table: &Table, shard: usize) -> Vec<PoolMemory> {
+    let seed = |pool: usize| (shard as u64) << 32 | pool as u64;
+    let pools = table.pools.iter().enumerate();
+    pools.map(|(index, pool)| PoolMemory::new(pool.backends.len(), seed(index))).collect()
+}

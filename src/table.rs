@@ -1,7 +1,7 @@
 //! One immutable, numbered snapshot of all pools: what a shard places sessions by.
 //!
 //! The control plane builds it; shards swap their `Arc` when a new one arrives. What must outlive a
-//! version (counters, live sessions) hangs on the identity of a pool or backend and is carried over.
+//! version (counters, live sessions) hangs on a pool's or backend's identity and is carried over.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -22,6 +22,8 @@ pub struct Table {
 /// A pool of one version.
 #[derive(Debug)]
 pub struct Pool {
+    /// Its name, for labels and log lines.
+    pub label: Arc<str>,
     /// Settings and declared backends.
     pub settings: config::Pool,
     /// The prepared algorithm.
@@ -71,6 +73,11 @@ impl Table {
 }
 
 impl Pool {
+    /// The index of a backend, by identity.
+    pub fn position(&self, backend: &Backend) -> Option<usize> {
+        self.backends.iter().position(|known| Arc::ptr_eq(&known.shared, &backend.shared))
+    }
+
     fn new(settings: &config::Pool, shards: usize) -> Pool {
         let backends = settings
             .backends
@@ -89,6 +96,7 @@ impl Pool {
             })
             .collect();
         Pool {
+            label: settings.name.as_str().into(),
             settings: settings.clone(),
             balance: Balance::prepare(settings.balance),
             backends,

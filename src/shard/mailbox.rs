@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct Handover {
     pub socket: OwnedFd,
     /// Index of its listener in the configuration.
     pub listener: usize,
+    /// The other end; `None` for UNIX sockets.
+    pub peer: Option<SocketAddr>,
 }
 
 /// A session as the admin interface shows it.

@@ -1,0 +1,176 @@
+//! Connecting to a backend: local address, socket options, deadline; and the warm connections.
+
+pub mod warm;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
+
+use crate::config::{Address, Pool as Settings, SocketOptions};
+use crate::end::End;
+use crate::session::{Session, Stage};
+use crate::shard::Shard;
+use crate::shard::wheel::ticks;
+use crate::sys::{self, Socket};
+use crate::table::{Backend, Pool};
+
+/// Gives the session a connection to a backend: a warm one if there is one, else a new one within
+/// the pool's `connect_timeout`.
+///
+/// # Errors
+/// Why it could not be had. Nothing was sent to the backend.
+pub async fn connect(
+    shard: &Shard,
+    session: &Session,
+    pool: &Pool,
+    backend: &Backend,
+) -> Result<Socket, End> {
+    let cells = backend.shared.cells.of(shard.index);
+    if let Some(socket) = shard.take_warm(pool, backend) {
+        cells.warm_used.add(1);
+        session.connect_time.set(Some(std::time::Duration::ZERO));
+        return Socket::new(socket).map_err(|error| classify(&error));
+    }
+    session.stage.set(Stage::Connect);
+    let begun = Instant::now();
+    let result = connect_new(shard, session, &pool.settings, &backend.address).await;
+    match &result {
+        Ok(_) => {
+            let elapsed = begun.elapsed();
+            cells.connect.record(elapsed);
+            session.connect_time.set(Some(elapsed));
+        }
+        Err(end) => cells.connect_failures[*end as usize].add(1),
+    }
+    result
+}
+
+async fn connect_new(
+    shard: &Shard,
+    session: &Session,
+    settings: &Settings,
+    address: &Address,
+) -> Result<Socket, End> {
+    let started = start(settings, address, || shard.next_source()).map_err(|e| classify(&e))?;
+    let socket = Socket::new(started.socket).map_err(|error| classify(&error))?;
+    // On one host the handshake is often over when connect(2) returns.
+    if !started.pending || sys::is_writable(socket.as_fd()) {
+        return decided(socket);
+    }
+    let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
+    shard.set_deadline(session, deadline, End::ConnectTimeout);
+    match session.interrupt.or(socket.writable()).await {
+        Ok(Ok(())) => decided(socket),
+        Ok(Err(error)) => Err(classify(&error)),
+        Err(End::ConnectTimeout) => {
+            // This deadline was for one attempt; the session may have another.
+            session.interrupt.take();
+            Err(End::ConnectTimeout)
+        }
+        Err(end) => Err(end),
+    }
+}
+
+fn decided(socket: Socket) -> Result<Socket, End> {
+    match SockRef::from(&socket).take_error() {
+        Ok(None) => Ok(socket),
+        Ok(Some(error)) | Err(error) => Err(classify(&error)),
+    }
+}
+
+/// A connection attempt under way.
+#[derive(Debug)]
+pub struct Started {
+    /// The socket, non-blocking.
+    pub socket: OwnedFd,
+    /// Whether the outcome is still open.
+    pub pending: bool,
+}
+
+/// Begins to connect without waiting. When no local port is free towards the backend, the pool's
+/// other source addresses are tried, each once; `turn` says which one is first.
+///
+/// # Errors
+/// What socket(2), bind(2) or connect(2) says.
+pub fn start(
+    settings: &Settings,
+    address: &Address,
+    turn: impl FnOnce() -> usize,
+) -> io::Result<Started> {
+    let (domain, target) = match address {
+        Address::Tcp(tcp) => (Domain::for_address(*tcp), SockAddr::from(*tcp)),
+        Address::Unix(path) => (Domain::UNIX, SockAddr::unix(path)?),
+    };
+    let family: Vec<&IpAddr> = settings
+        .source_addresses
+        .iter()
+        .filter(|ip| matches!(address, Address::Tcp(tcp) if tcp.is_ipv4() == ip.is_ipv4()))
+        .collect();
+    if family.is_empty() {
+        return start_from(settings, domain, &target, None);
+    }
+    let first = turn();
+    let mut result = Err(io::Error::from_raw_os_error(libc::EADDRNOTAVAIL));
+    for step in 0..family.len() {
+        let source = *family[(first + step) % family.len()];
+        result = start_from(settings, domain, &target, Some(source));
+        match &result {
+            Err(error) if error.raw_os_error() == Some(libc::EADDRNOTAVAIL) => {}
+            _ => return result,
+        }
+    }
+    result
+}
+
+fn start_from(
+    settings: &Settings,
+    domain: Domain,
+    target: &SockAddr,
+    source: Option<IpAddr>,
+) -> io::Result<Started> {
+    let socket = Plain::new(domain, Type::STREAM.nonblocking().cloexec(), None)?;
+    if domain != Domain::UNIX {
+        set_options(&SockRef::from(&socket), settings.socket)?;
+    }
+    if let Some(ip) = source {
+        sys::set_bind_address_no_port(socket.as_fd())?;
+        socket.bind(&SockAddr::from(std::net::SocketAddr::new(ip, 0)))?;
+    }
+    let pending = match socket.connect(target) {
+        Ok(()) => false,
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
+        Err(error) => return Err(error),
+    };
+    Ok(Started { socket: socket.into(), pending })
+}
+
+/// Sets what every TCP socket of ours has. Listeners pass it on to what they accept.
+///
+/// # Errors
+/// What setsockopt(2) says.
+pub fn set_options(socket: &SockRef<'_>, options: SocketOptions) -> io::Result<()> {
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_user_timeout(Some(options.user_timeout))?;
+    if let Some(idle) = options.keepalive {
+        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(idle / 3))?;
+    }
+    Ok(())
+}
+
+/// The reason for a failed attempt.
+pub fn classify(error: &io::Error) -> End {
+    match error.raw_os_error() {
+        // A missing UNIX socket is a backend that is not there.
+        Some(libc::ECONNREFUSED | libc::ENOENT | libc::ECONNRESET) => End::ConnectRefused,
+        Some(libc::ETIMEDOUT) => End::ConnectTimeout,
+        Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN) => End::ConnectUnreachable,
+        Some(libc::EADDRNOTAVAIL) => End::PortsExhausted,
+        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM) => {
+            End::DescriptorsExhausted
+        }
+        _ => End::ConnectFailed,
+    }
+}

@@ -1,0 +1,187 @@
+//! Warm connections: per shard and backend, a few that are connected before anybody needs them.
+//!
+//! Kept by the shard's tick: attempts are started a few at a time, those that succeeded are put
+//! into stock, dead ones are thrown out, and after a failure the backend is left alone for a while.
+//! Sockets in stock have nothing pending in the ring.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use socket2::SockRef;
+
+use super::{classify, start};
+use crate::config::BackendState;
+use crate::end::End;
+use crate::metrics::BackendCells;
+use crate::shard::wheel::{TICK, Tick, ticks};
+use crate::sys;
+use crate::table::{Backend, BackendShared, Pool, Table};
+
+/// Longest pause after failures.
+const PAUSE_MAX: Tick = 50;
+/// Stock is looked through for dead connections this often.
+const CHECK_EVERY: Tick = (1000 / TICK.as_millis()) as Tick;
+
+/// The stock of one shard.
+#[derive(Debug, Default)]
+pub struct WarmTable {
+    backends: Vec<Stock>,
+}
+
+#[derive(Debug)]
+struct Stock {
+    identity: Arc<BackendShared>,
+    ready: VecDeque<OwnedFd>,
+    connecting: Vec<(OwnedFd, Tick)>,
+    pause: Tick,
+    paused_until: Tick,
+}
+
+/// What the tick needs to know.
+pub struct Round<'a> {
+    /// The current table.
+    pub table: &'a Table,
+    /// Index of the shard.
+    pub shard: usize,
+    /// The tick.
+    pub now: Tick,
+}
+
+impl WarmTable {
+    /// Keeps the stock of backends that this table still has and wants warm; closes the rest.
+    pub fn follow(&mut self, table: &Table, shard: usize) {
+        let mut old = std::mem::take(&mut self.backends);
+        for pool in table.pools.iter().filter(|pool| pool.settings.warm > 0) {
+            for backend in &pool.backends {
+                let known = old.iter().position(|s| Arc::ptr_eq(&s.identity, &backend.shared));
+                self.backends.push(match known {
+                    Some(index) => old.swap_remove(index),
+                    None => Stock::new(backend),
+                });
+            }
+        }
+        for stock in old {
+            stock.identity.cells.of(shard).warm.sub(stock.ready.len() as u64);
+        }
+    }
+
+    /// Takes a connection whose peer has not closed it.
+    pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<OwnedFd> {
+        let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
+        let cells = backend.shared.cells.of(shard);
+        while let Some(socket) = stock.ready.pop_front() {
+            cells.warm.sub(1);
+            if is_alive(&socket) {
+                return Some(socket);
+            }
+            cells.warm_stale.add(1);
+        }
+        None
+    }
+
+    /// One tick: settles attempts, drops dead connections, starts new attempts. Calls `failed` for
+    /// each backend that could not be connected to.
+    pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend)) {
+        if self.backends.is_empty() {
+            return;
+        }
+        let mut stocks = self.backends.iter_mut();
+        for pool in round.table.pools.iter().filter(|pool| pool.settings.warm > 0) {
+            for backend in &pool.backends {
+                let Some(stock) = stocks.next() else { return };
+                if stock.tick(round, pool, backend).is_err() {
+                    failed(backend);
+                }
+            }
+        }
+    }
+}
+
+impl Stock {
+    fn new(backend: &Backend) -> Stock {
+        Stock {
+            identity: backend.shared.clone(),
+            ready: VecDeque::new(),
+            connecting: Vec::new(),
+            pause: 1,
+            paused_until: 0,
+        }
+    }
+
+    fn tick(&mut self, round: &Round<'_>, pool: &Pool, backend: &Backend) -> Result<(), End> {
+        let cells = backend.shared.cells.of(round.shard);
+        if round.now.is_multiple_of(CHECK_EVERY) {
+            let before = self.ready.len();
+            self.ready.retain(is_alive);
+            let dead = (before - self.ready.len()) as u64;
+            cells.warm.sub(dead);
+            cells.warm_stale.add(dead);
+        }
+        if backend.state == BackendState::Down {
+            return Ok(());
+        }
+        self.settle(round, pool, cells)?;
+        self.start_some(round, pool, backend)
+    }
+
+    /// Looks at attempts under way.
+    fn settle(&mut self, round: &Round<'_>, pool: &Pool, cells: &BackendCells) -> Result<(), End> {
+        let give_up = ticks(pool.settings.connect_timeout).saturating_add(1);
+        let mut failure = None;
+        for (socket, begun) in std::mem::take(&mut self.connecting) {
+            if sys::is_writable(socket.as_fd()) {
+                match SockRef::from(&socket).take_error() {
+                    Ok(None) => {
+                        self.ready.push_back(socket);
+                        cells.warm.add(1);
+                        self.pause = 1;
+                    }
+                    Ok(Some(error)) | Err(error) => failure = Some(classify(&error)),
+                }
+            } else if round.now.saturating_sub(begun) >= give_up {
+                failure = Some(End::ConnectTimeout);
+            } else {
+                self.connecting.push((socket, begun));
+            }
+        }
+        match failure {
+            Some(end) => Err(self.back_off(round.now, end, cells)),
+            None => Ok(()),
+        }
+    }
+
+    fn back_off(&mut self, now: Tick, end: End, cells: &BackendCells) -> End {
+        cells.connect_failures[end as usize].add(1);
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
+        self.paused_until = now + self.pause;
+        end
+    }
+
+    /// Starts a quarter of the stock per tick, so that a restart of the backend is not a storm.
+    fn start_some(&mut self, round: &Round<'_>, pool: &Pool, backend: &Backend) -> Result<(), End> {
+        if round.now < self.paused_until {
+            return Ok(());
+        }
+        let wanted = pool.settings.warm as usize;
+        let missing = wanted.saturating_sub(self.ready.len() + self.connecting.len());
+        for step in 0..missing.min(wanted.div_ceil(4)) {
+            match start(&pool.settings, &backend.address, || round.now as usize + step) {
+                Ok(started) => self.connecting.push((started.socket, round.now)),
+                Err(error) => {
+                    let cells = backend.shared.cells.of(round.shard);
+                    return Err(self.back_off(round.now, classify(&error), cells));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Not closed by its peer. A peer that speaks first is alive; what it said goes to the client.
+fn is_alive(socket: &OwnedFd) -> bool {
+    match sys::peek(socket.as_fd()) {
+        Ok(n) => n > 0,
+        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+    }
+}

@@ -1,0 +1,209 @@
+//! `[[listener]]`
+
+use super::frame::FrameSettings;
+use super::{Checker, NAME_VALID, count_u32};
+use crate::balance::Algorithm;
+use crate::config::document::{Path, quote};
+use crate::config::fault::Problem;
+use crate::config::shape::{Shape, Slot};
+use crate::config::value::{OneOf, ProtocolName, Trusted};
+use crate::config::{
+    Address, Listener, Protocol, ProxyIn, ProxyOthers, SocketOptions, TcpKey, limits, raw,
+};
+
+/// The tables of a listener that say what its first bytes are.
+struct Preface {
+    protocol: Option<ProtocolName>,
+    frame: Slot<raw::Frame>,
+    tcp: Slot<raw::Tcp>,
+}
+
+impl Checker<'_> {
+    /// Every listener in file order.
+    pub(super) fn listeners(
+        &mut self,
+        slot: Slot<Vec<Slot<raw::Listener>>>,
+        path: &Path,
+    ) -> Option<Vec<Listener>> {
+        let valid = "at least one table [[listener]]";
+        let list = self.required(slot, path, valid)?;
+        if list.is_empty() {
+            self.missing(path, valid);
+        }
+        let mut names: Vec<String> = Vec::new();
+        let mut listeners = Vec::new();
+        for (index, slot) in list.into_iter().enumerate() {
+            let path = path.index(index);
+            let Some(raw) = self.take(slot, &path) else {
+                listeners.push(None);
+                continue;
+            };
+            if let Slot::Present(name) = &raw.name {
+                let path = path.key("name");
+                if self.name_checked(name, &path) && names.contains(name) {
+                    let what = "another listener has this name";
+                    self.relation(&path, Problem::new(what, "a name of its own"));
+                }
+                names.push(name.clone());
+            }
+            listeners.push(self.listener(raw, &path));
+        }
+        listeners.into_iter().collect()
+    }
+
+    fn listener(&mut self, raw: raw::Listener, path: &Path) -> Option<Listener> {
+        let name = self.required(raw.name, &path.key("name"), NAME_VALID);
+        let bind = self.bind(raw.bind, &path.key("bind"));
+        let names = OneOf::<ProtocolName>::expected();
+        let protocol = self.required(raw.protocol, &path.key("protocol"), &names);
+        let pool_path = path.key("pool");
+        let pool = self.required(raw.pool, &pool_path, "the name of a pool");
+        let pool = pool.and_then(|name| self.pool_index(&name, &pool_path));
+        let backlog = self.within(raw.backlog, &path.key("backlog"), limits::BACKLOG);
+        let user_timeout = self.within(
+            raw.tcp_user_timeout,
+            &path.key("tcp_user_timeout"),
+            limits::TCP_USER_TIMEOUT,
+        );
+        let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
+        let preface = Preface {
+            protocol: protocol.map(|OneOf(protocol)| protocol),
+            frame: raw.frame,
+            tcp: raw.tcp,
+        };
+        let protocol = self.protocol(preface, path, pool);
+        let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"));
+        Some(Listener {
+            name: name?,
+            bind: bind?,
+            protocol: protocol?,
+            pool: pool?,
+            backlog: count_u32(backlog)?,
+            socket: SocketOptions { user_timeout: user_timeout?, keepalive: keepalive? },
+            proxy: proxy?,
+        })
+    }
+
+    fn bind(&mut self, slot: Slot<Vec<Slot<Address>>>, path: &Path) -> Option<Vec<Address>> {
+        let valid = "a list of addresses, such as [\"0.0.0.0:9000\"]";
+        let list = self.required(slot, path, valid)?;
+        if list.is_empty() {
+            self.wrong(path, Problem::new("no addresses", valid));
+        }
+        let (entries, complete) = self.entries(list, path);
+        self.bound.extend(entries.iter().cloned());
+        complete.then(|| entries.into_iter().map(|(_, address)| address).collect())
+    }
+
+    /// Checks both tables whatever the protocol is, so that no fault waits for the next run.
+    fn protocol(&mut self, raw: Preface, path: &Path, pool: Option<usize>) -> Option<Protocol> {
+        let (frame_path, tcp_path) = (path.key("frame"), path.key("tcp"));
+        let framed = !matches!(raw.frame, Slot::Absent);
+        let keyed_by_tcp = !matches!(raw.tcp, Slot::Absent);
+        let frame = self.take(raw.frame, &frame_path).map(|raw| self.frame(raw, &frame_path));
+        let tcp = self.take(raw.tcp, &tcp_path).map(|raw| self.tcp(raw, &tcp_path));
+        match raw.protocol? {
+            ProtocolName::Frame => {
+                if keyed_by_tcp {
+                    self.other_protocol(&tcp_path, "tcp");
+                }
+                if !framed {
+                    let valid = "a table [listener.frame] with header, fields and key";
+                    self.missing(&frame_path, valid);
+                }
+                let FrameSettings { listener, missing_key } = frame??;
+                if let Some(target) = missing_key {
+                    self.keyless_to_one(target, &frame_path.key("missing_key"));
+                }
+                Some(Protocol::Frame(Box::new(listener)))
+            }
+            ProtocolName::Tcp => {
+                if framed {
+                    self.other_protocol(&frame_path, "frame");
+                }
+                if !keyed_by_tcp {
+                    self.key_needed(pool, path);
+                    return Some(Protocol::Tcp { key: None });
+                }
+                tcp?.map(|key| Protocol::Tcp { key: Some(key) })
+            }
+        }
+    }
+
+    fn tcp(&mut self, raw: raw::Tcp, path: &Path) -> Option<TcpKey> {
+        self.required(raw.key, &path.key("key"), "\"client_ip\"").map(|OneOf(key)| key)
+    }
+
+    fn other_protocol(&mut self, path: &Path, protocol: &str) {
+        let what = format!("only for protocol \"{protocol}\"");
+        let valid = "remove this table, or change the listener's protocol";
+        self.relation(path, Problem::new(what, valid));
+    }
+
+    /// A keyed pool behind a listener that has no key would put every client on one backend.
+    fn key_needed(&mut self, pool: Option<usize>, path: &Path) {
+        let Some((pool, balance)) = self.keyed(pool) else { return };
+        let what = format!(
+            "pool {} balances by key ({}), and this tcp listener has none",
+            quote(&pool),
+            balance.name()
+        );
+        let unkeyed: Vec<&str> = Algorithm::NAMES
+            .iter()
+            .filter(|(_, algorithm)| !algorithm.is_keyed())
+            .map(|(name, _)| *name)
+            .collect();
+        let valid = format!(
+            "[listener.tcp] with key = \"client_ip\", or a pool with balance {}",
+            unkeyed.join(", ")
+        );
+        self.relation(&path.key("pool"), Problem::new(what, valid).without_found());
+    }
+
+    /// Legal, but rarely meant: without a key every client hashes alike.
+    fn keyless_to_one(&mut self, pool: usize, path: &Path) {
+        let Some((pool, balance)) = self.keyed(Some(pool)) else { return };
+        let what = format!(
+            "clients without a key all go to one backend of pool {}, as {} gives the empty key one \
+             home",
+            quote(&pool),
+            balance.name()
+        );
+        self.warn(path, Problem::new(what, "a pool that does not balance by key").without_found());
+    }
+
+    /// Name and algorithm of a pool if it needs a key.
+    fn keyed(&self, pool: Option<usize>) -> Option<(String, Algorithm)> {
+        let pool = self.declared.as_ref()?.get(pool?)?;
+        let balance = pool.balance.filter(|balance| balance.is_keyed())?;
+        Some((pool.name.clone(), balance))
+    }
+
+    /// `Some(None)` when no PROXY protocol is expected.
+    fn proxy(&mut self, slot: Slot<raw::ProxyProtocol>, path: &Path) -> Option<Option<ProxyIn>> {
+        if matches!(slot, Slot::Absent) {
+            return Some(None);
+        }
+        let raw = self.take(slot, path)?;
+        let from_path = path.key("from");
+        let valid = "a list of networks or addresses, such as [\"10.0.0.0/8\"], or [\"unix\"]";
+        let from = self.required(raw.from, &from_path, valid).map(|list| {
+            if list.is_empty() {
+                self.wrong(&from_path, Problem::new("nobody is listed", valid));
+            }
+            self.entries(list, &from_path)
+        });
+        let others = self.or(raw.others, &path.key("others"), OneOf(ProxyOthers::Reject));
+        let timeout = self.within(raw.timeout, &path.key("timeout"), limits::PROXY_TIMEOUT);
+        let mut proxy =
+            ProxyIn { from: Vec::new(), from_unix: false, others: others?.0, timeout: timeout? };
+        let (from, complete) = from?;
+        for (_, trusted) in from {
+            match trusted {
+                Trusted::Network(network) => proxy.from.push(network),
+                Trusted::Unix => proxy.from_unix = true,
+            }
+        }
+        complete.then_some(Some(proxy))
+    }
+}

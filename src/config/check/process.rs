@@ -1,0 +1,110 @@
+//! `[runtime]`, `[admin]` and `[log]`
+
+use super::Checker;
+use super::relations::Sockets;
+use crate::config::document::Path;
+use crate::config::fault::Problem;
+use crate::config::quantity::{ByteCount, Count};
+use crate::config::shape::Slot;
+use crate::config::value::{Cores, OneOf};
+use crate::config::{Admin, Log, Runtime, SessionLog, limits, raw};
+
+impl Checker<'_> {
+    /// `sockets` is what listeners and pools need; `None` when they have faults.
+    pub(super) fn runtime(
+        &mut self,
+        slot: Slot<raw::Runtime>,
+        path: &Path,
+        sockets: Option<Sockets>,
+    ) -> Option<Runtime> {
+        let raw = self.or(slot, path, raw::Runtime::default())?;
+        let cores = self.cores(raw.cores, &path.key("cores"));
+        let written = matches!(raw.max_connections, Slot::Present(_));
+        let connections_path = path.key("max_connections");
+        let connections =
+            self.within(raw.max_connections, &connections_path, limits::MAX_CONNECTIONS);
+        let drain_timeout =
+            self.within(raw.drain_timeout, &path.key("drain_timeout"), limits::DRAIN_TIMEOUT);
+        let ring_entries = self.ring_entries(raw.ring_entries, &path.key("ring_entries"));
+        let relay_buffer_max = self.within(
+            raw.relay_buffer_max,
+            &path.key("relay_buffer_max"),
+            limits::RELAY_BUFFER_MAX,
+        );
+        let cores = cores?;
+        let descriptors = sockets?.with_shards(cores.len());
+        let (max_connections, descriptors_needed) = if written {
+            self.descriptors_checked(connections?, &descriptors, &connections_path)?
+        } else {
+            self.descriptors_shared_out(&descriptors, &connections_path)?
+        };
+        let ByteCount(relay_buffer_max) = relay_buffer_max?;
+        Some(Runtime {
+            cores,
+            max_connections,
+            drain_timeout: drain_timeout?,
+            ring_entries: ring_entries?,
+            relay_buffer_max: usize::try_from(relay_buffer_max).ok()?,
+            descriptors_needed,
+        })
+    }
+
+    fn cores(&mut self, slot: Slot<Cores>, path: &Path) -> Option<Vec<usize>> {
+        let list = match self.or(slot, path, Cores::Auto)? {
+            Cores::Auto => return Some(self.environment.cores.clone()),
+            Cores::List(list) => list,
+        };
+        if list.is_empty() {
+            self.wrong(path, Problem::new("no cores", "\"auto\", or at least one core number"));
+        }
+        let (entries, complete) = self.entries(list, path);
+        let usable: Vec<String> = self.environment.cores.iter().map(usize::to_string).collect();
+        let mut cores = Vec::new();
+        for (path, Count(number)) in entries {
+            match usize::try_from(number).ok().filter(|c| self.environment.cores.contains(c)) {
+                Some(core) if cores.contains(&core) => {
+                    let problem = Problem::new("core listed twice", "each core once");
+                    self.relation(&path, problem);
+                }
+                Some(core) => cores.push(core),
+                None => {
+                    let valid = usable.join(", ");
+                    self.wrong(&path, Problem::new("not a core this process may use", valid));
+                }
+            }
+        }
+        complete.then_some(cores)
+    }
+
+    fn ring_entries(&mut self, slot: Slot<Count>, path: &Path) -> Option<u32> {
+        let Count(entries) = self.within(slot, path, limits::RING_ENTRIES)?;
+        let entries = u32::try_from(entries).ok()?;
+        if !entries.is_power_of_two() {
+            let near = entries.next_power_of_two().to_string();
+            let problem = Problem::new("not a power of two", "64, 128, 256, … 32768");
+            self.wrong(path, problem.near(Some(near)));
+        }
+        Some(entries)
+    }
+
+    /// `Some(None)` when the file asks for no admin interface.
+    pub(super) fn admin(&mut self, slot: Slot<raw::Admin>, path: &Path) -> Option<Option<Admin>> {
+        if matches!(slot, Slot::Absent) {
+            return Some(None);
+        }
+        let raw = self.take(slot, path)?;
+        let path = path.key("listen");
+        let valid = "\"IP:PORT\" or \"unix:/PATH\"";
+        let listen = self.required(raw.listen, &path, valid)?;
+        self.bound.push((path, listen.clone()));
+        Some(Some(Admin { listen }))
+    }
+
+    pub(super) fn log(&mut self, slot: Slot<raw::Log>, path: &Path) -> Option<Log> {
+        let raw = self.or(slot, path, raw::Log::default())?;
+        let level = self.or(raw.level, &path.key("level"), OneOf(tracing::Level::INFO));
+        let sessions = self.or(raw.sessions, &path.key("sessions"), SessionLog::Stdout);
+        let queue = self.within(raw.queue, &path.key("queue"), limits::LOG_QUEUE);
+        Some(Log { level: level?.0, sessions: sessions?, queue: usize::try_from(queue?.0).ok()? })
+    }
+}

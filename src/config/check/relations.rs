@@ -1,0 +1,181 @@
+//! What holds between tables: addresses that collide, and file descriptors.
+
+use std::net::SocketAddr;
+
+use super::Checker;
+use crate::config::document::Path;
+use crate::config::fault::Problem;
+use crate::config::quantity::Count;
+use crate::config::{Address, Listener, Pool, limits};
+
+/// Descriptors besides those of sessions and listeners: rings, event and timer descriptors, logs,
+/// the admin interface's own connections, and a reserve for refusing politely.
+const DESCRIPTORS_FIXED: u64 = 64;
+
+/// Descriptors of a session: one to the client, one to the backend.
+const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+
+/// Sockets that one shard holds besides sessions.
+pub(super) struct Sockets {
+    /// Bound addresses of listeners.
+    listening: u64,
+    /// Warm connections, all pools together.
+    warm: u64,
+}
+
+/// Descriptors of the whole process besides sessions, as a sum that can be shown.
+pub(super) struct Descriptors {
+    sockets: Sockets,
+    shards: u64,
+}
+
+/// Counts what one shard holds.
+pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
+    let warm = pools.iter().map(|pool| u64::from(pool.warm) * pool.backends.len() as u64).sum();
+    let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
+    Sockets { listening, warm }
+}
+
+impl Sockets {
+    pub(super) fn with_shards(self, shards: usize) -> Descriptors {
+        Descriptors { sockets: self, shards: shards as u64 }
+    }
+}
+
+impl Descriptors {
+    fn besides_connections(&self) -> u64 {
+        let per_shard = self.sockets.listening.saturating_add(self.sockets.warm);
+        per_shard.saturating_mul(self.shards).saturating_add(DESCRIPTORS_FIXED)
+    }
+
+    fn with_connections(&self, connections: u64) -> u64 {
+        connections
+            .saturating_mul(DESCRIPTORS_PER_CONNECTION)
+            .saturating_add(self.besides_connections())
+    }
+
+    /// The sum behind [`Descriptors::besides_connections`].
+    fn sum(&self) -> String {
+        format!(
+            "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
+             {DESCRIPTORS_FIXED}",
+            self.sockets.listening,
+            self.sockets.warm,
+            shards = self.shards,
+        )
+    }
+}
+
+impl Checker<'_> {
+    /// Connections as written, and the descriptors they need.
+    pub(super) fn descriptors_checked(
+        &mut self,
+        Count(connections): Count,
+        descriptors: &Descriptors,
+        path: &Path,
+    ) -> Option<(usize, u64)> {
+        let connections = u64::try_from(connections).ok()?;
+        let needed = descriptors.with_connections(connections);
+        let limit = self.environment.descriptors_max;
+        if needed > limit {
+            let what = format!(
+                "needs {needed} file descriptors ({DESCRIPTORS_PER_CONNECTION} × {connections} for \
+                 connections + {}), but the hard limit is {limit}",
+                descriptors.sum()
+            );
+            let affordable = limit.saturating_sub(descriptors.besides_connections())
+                / DESCRIPTORS_PER_CONNECTION;
+            let raise = format!("raise the hard limit (LimitNOFILE=, ulimit -Hn) to {needed}");
+            let valid =
+                if affordable == 0 { raise } else { format!("at most {affordable}, or {raise}") };
+            self.relation(path, Problem::new(what, valid));
+            return None;
+        }
+        Some((usize::try_from(connections).ok()?, needed))
+    }
+
+    /// Connections that the limit leaves room for, when the file does not say.
+    pub(super) fn descriptors_shared_out(
+        &mut self,
+        descriptors: &Descriptors,
+        path: &Path,
+    ) -> Option<(usize, u64)> {
+        let limit = self.environment.descriptors_max;
+        let left = limit.saturating_sub(descriptors.besides_connections());
+        let connections =
+            (left / DESCRIPTORS_PER_CONNECTION).min(limits::MAX_CONNECTIONS_DEFAULT_MOST);
+        if connections == 0 {
+            let what = format!(
+                "no file descriptors are left for connections: {} are needed besides ({}), and \
+                 the hard limit is {limit}",
+                descriptors.besides_connections(),
+                descriptors.sum()
+            );
+            let valid = "raise the hard limit (LimitNOFILE=, ulimit -Hn)";
+            self.relation(path, Problem::new(what, valid));
+            return None;
+        }
+        let needed = descriptors.with_connections(connections);
+        Some((usize::try_from(connections).ok()?, needed))
+    }
+
+    /// Two sockets cannot listen on one address; SO_REUSEPORT would hide it and split clients.
+    pub(super) fn collisions(&mut self) {
+        let bound = std::mem::take(&mut self.bound);
+        for (index, (path, address)) in bound.iter().enumerate() {
+            let other = bound[..index].iter().find(|(_, other)| collide(address, other));
+            let Some((other_path, other)) = other else { continue };
+            let what = if address == other {
+                format!("{other_path} listens there already")
+            } else {
+                format!("{other_path} listens on {other}, which includes it")
+            };
+            self.relation(path, Problem::new(what, "an address of its own"));
+        }
+    }
+}
+
+fn collide(a: &Address, b: &Address) -> bool {
+    match (a, b) {
+        (Address::Unix(a), Address::Unix(b)) => a == b,
+        (Address::Tcp(a), Address::Tcp(b)) => collide_tcp(a, b),
+        (Address::Tcp(_), Address::Unix(_)) | (Address::Unix(_), Address::Tcp(_)) => false,
+    }
+}
+
+fn collide_tcp(a: &SocketAddr, b: &SocketAddr) -> bool {
+    // Port 0 is a different port each time.
+    if a.port() != b.port() || a.port() == 0 {
+        return false;
+    }
+    let (a, b) = (a.ip().to_canonical(), b.ip().to_canonical());
+    // "::" takes IPv4 as well unless the kernel is told otherwise; "0.0.0.0" never takes IPv6.
+    let includes = |wide: std::net::IpAddr, other: std::net::IpAddr| {
+        wide.is_unspecified() && (wide.is_ipv6() || other.is_ipv4())
+    };
+    a == b || includes(a, b) || includes(b, a)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_include_their_family() {
+        let collide = |a: &str, b: &str| {
+            let (a, b) = (a.parse().expect(a), b.parse().expect(b));
+            assert_eq!(collide_tcp(&a, &b), collide_tcp(&b, &a), "{a} {b}");
+            collide_tcp(&a, &b)
+        };
+        assert!(collide("127.0.0.1:1", "127.0.0.1:1"));
+        assert!(!collide("127.0.0.1:1", "127.0.0.1:2"));
+        assert!(!collide("127.0.0.1:1", "127.0.0.2:1"));
+        assert!(collide("0.0.0.0:1", "127.0.0.1:1"));
+        assert!(!collide("0.0.0.0:1", "[::1]:1"));
+        assert!(collide("[::]:1", "[::1]:1"));
+        assert!(collide("[::]:1", "127.0.0.1:1"));
+        assert!(collide("[::]:1", "0.0.0.0:1"));
+        assert!(collide("[::ffff:127.0.0.1]:1", "127.0.0.1:1"));
+        assert!(!collide("0.0.0.0:0", "0.0.0.0:0"));
+    }
+}

@@ -1,0 +1,74 @@
+//! Default and range of every key that is a number, a duration or a size.
+
+use std::time::Duration;
+
+use super::quantity::{ByteCount, Count, Rule};
+
+/// The tick of a shard: no deadline is finer.
+const TICK: Duration = Duration::from_millis(100);
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+const fn count(default: i64, least: i64, most: i64) -> Rule<Count> {
+    Rule { default: Some(Count(default)), least: Count(least), most: Count(most) }
+}
+
+const fn deadline(default: Duration, most: Duration) -> Rule<Duration> {
+    Rule { default: Some(default), least: TICK, most }
+}
+
+/// The default depends on the descriptor limit.
+pub const MAX_CONNECTIONS: Rule<Count> =
+    Rule { default: None, least: Count(1), most: Count(10_000_000) };
+/// The largest default of `max_connections`: more must be asked for.
+pub const MAX_CONNECTIONS_DEFAULT_MOST: u64 = 1_000_000;
+/// Long enough to hand over, short enough for a service manager's patience.
+pub const DRAIN_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(30), Duration::from_secs(24 * 3_600));
+/// A power of two besides; the kernel's own maximum is 32,768.
+pub const RING_ENTRIES: Rule<Count> = count(4_096, 64, 32_768);
+/// From a page to where larger copies gain nothing.
+pub const RELAY_BUFFER_MAX: Rule<ByteCount> = Rule {
+    default: Some(ByteCount(64 << 10)),
+    least: ByteCount(4 << 10),
+    most: ByteCount(1 << 20),
+};
+
+/// Records per shard.
+pub const LOG_QUEUE: Rule<Count> = count(8_192, 1, 1_048_576);
+
+/// The kernel cuts it to `net.core.somaxconn`.
+pub const BACKLOG: Rule<Count> = count(4_096, 1, 65_535);
+/// Between a lossy radio's longest gap and a dead peer's cost.
+pub const TCP_USER_TIMEOUT: Rule<Duration> =
+    Rule { default: Some(Duration::from_secs(30)), least: Duration::from_secs(1), most: HOUR };
+/// No default: keepalive is off. The kernel counts seconds, up to 32,767.
+pub const TCP_KEEPALIVE: Rule<Duration> =
+    Rule { default: None, least: Duration::from_secs(1), most: Duration::from_secs(9 * 3_600) };
+
+/// A login is small; a length field that lies is cut here.
+pub const MAX_BODY: Rule<ByteCount> =
+    Rule { default: Some(ByteCount(8 << 10)), least: ByteCount(1), most: ByteCount(16 << 20) };
+/// From accept to a whole preface.
+pub const PREFACE_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(5), Duration::from_secs(600));
+/// The first frame decides unless told otherwise.
+pub const SEARCH_FRAMES: Rule<Count> = count(1, 1, 16);
+/// From accept to a whole PROXY header.
+pub const PROXY_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(5), Duration::from_secs(600));
+
+/// One attempt.
+pub const CONNECT_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(1), Duration::from_secs(300));
+/// After the first attempt.
+pub const RETRIES: Rule<Count> = count(0, 0, 16);
+/// How long a failure is remembered.
+pub const FAIL_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(2), HOUR);
+/// Twenty heartbeats of 30 s.
+pub const IDLE_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(600), Duration::from_secs(168 * 3_600));
+/// Per backend and shard.
+pub const WARM: Rule<Count> = count(0, 0, 1_024);
+/// Relative share of a backend.
+pub const WEIGHT: Rule<Count> = count(1, 1, 65_535);

@@ -1,0 +1,276 @@
+//! The file as it is written. Field names are the keys; doc comments become the descriptions of
+//! the JSON Schema, so they speak to whoever writes a file.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use schemars::generate::SchemaSettings;
+use serde::Deserialize;
+use serde::de::MapAccess;
+
+use super::fault::Problem;
+use super::limits;
+use super::quantity::{ByteCount, Count};
+use super::shape::{Entries, Scalar, Shape, Slot, table_shapes};
+use super::value::{
+    Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
+};
+use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog, TcpKey};
+use crate::balance::Algorithm;
+use crate::key::NumberFormat;
+
+/// The JSON Schema of a file, without references.
+pub fn schema() -> schemars::Schema {
+    let settings =
+        SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<File>()
+}
+
+table_shapes!(Runtime, Admin, Log, Listener, Frame, Tcp, ProxyProtocol, Pool, BackendTable,);
+
+/// Configuration of corelane.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["listener", "pool"]))]
+pub struct File {
+    /// Shards and limits of the process.
+    pub runtime: Slot<Runtime>,
+    /// The admin interface; without this table there is none.
+    pub admin: Slot<Admin>,
+    /// Where lines go.
+    pub log: Slot<Log>,
+    /// Where clients connect.
+    pub listener: Slot<Vec<Slot<Listener>>>,
+    /// Where clients are sent, by name.
+    pub pool: Slot<Entries<Pool>>,
+}
+
+/// Shards and limits of the process.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub struct Runtime {
+    /// One pinned shard per entry; "auto" is every core this process may use.
+    #[schemars(extend("default" = "auto"))]
+    pub cores: Slot<Cores>,
+    /// Client connections of the whole process. Without it: what the descriptor limit allows.
+    #[schemars(transform = limits::MAX_CONNECTIONS.describe())]
+    pub max_connections: Slot<Count>,
+    /// How long sessions live on after a request to stop.
+    #[schemars(transform = limits::DRAIN_TIMEOUT.describe())]
+    pub drain_timeout: Slot<Duration>,
+    /// Entries of each shard's submission queue; a power of two.
+    #[schemars(transform = limits::RING_ENTRIES.describe())]
+    pub ring_entries: Slot<Count>,
+    /// Largest buffer that one direction of a busy session may own.
+    #[schemars(transform = limits::RELAY_BUFFER_MAX.describe())]
+    pub relay_buffer_max: Slot<ByteCount>,
+}
+
+/// The admin interface.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["listen"]))]
+pub struct Admin {
+    /// Where the HTTP interface listens: "IP:PORT" or "unix:/PATH".
+    pub listen: Slot<Address>,
+}
+
+/// Where lines go.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields)]
+pub struct Log {
+    /// Lowest level of operational lines, which go to standard error.
+    #[schemars(extend("default" = "info"))]
+    pub level: Slot<OneOf<tracing::Level>>,
+    /// Where a line per ended session goes: "stdout", "stderr", "off" or a file's path.
+    #[schemars(extend("default" = "stdout"))]
+    pub sessions: Slot<SessionLog>,
+    /// Records per shard that may wait for the writer; further ones are dropped and counted.
+    #[schemars(transform = limits::LOG_QUEUE.describe())]
+    pub queue: Slot<Count>,
+}
+
+/// Where clients connect.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(
+    deny_unknown_fields,
+    extend("required" = ["name", "bind", "protocol", "pool"])
+)]
+pub struct Listener {
+    /// Unique; a metric label.
+    pub name: Slot<String>,
+    /// Addresses to listen on: "IP:PORT", "[IPv6]:PORT" or "unix:/PATH".
+    pub bind: Slot<Vec<Slot<Address>>>,
+    /// What the first bytes of a connection are.
+    pub protocol: Slot<OneOf<ProtocolName>>,
+    /// Name of the pool its clients go to.
+    pub pool: Slot<String>,
+    /// Connections the kernel may complete before we accept them.
+    #[schemars(transform = limits::BACKLOG.describe())]
+    pub backlog: Slot<Count>,
+    /// How long data sent to a client may stay unacknowledged.
+    #[schemars(transform = limits::TCP_USER_TIMEOUT.describe())]
+    pub tcp_user_timeout: Slot<Duration>,
+    /// Idle time before the first keepalive probe to a client, or "off".
+    #[schemars(
+        extend("default" = "off"),
+        transform = limits::TCP_KEEPALIVE.describe()
+    )]
+    pub tcp_keepalive: Slot<Keepalive>,
+    /// How frames look; for protocol "frame".
+    pub frame: Slot<Frame>,
+    /// Where the key comes from; for protocol "tcp".
+    pub tcp: Slot<Tcp>,
+    /// PROXY protocol expected from load balancers in front.
+    pub proxy_protocol: Slot<ProxyProtocol>,
+}
+
+/// How frames look, and where the key is.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["header", "fields", "key"]))]
+pub struct Frame {
+    /// Byte order (">" or "<"), then a letter per field as Lua's and Python's pack write it.
+    pub header: Slot<String>,
+    /// A name per field of the header; "length" is the number of body bytes after the header.
+    pub fields: Slot<Vec<Slot<String>>>,
+    /// "json:PATH" in the body, "bytes:OFFSET..END" of the body, or "field:NAME" of the header.
+    pub key: Slot<String>,
+    /// What happens to well-formed frames without a key: "reject" or "pool:NAME".
+    #[schemars(extend("default" = "reject"))]
+    pub missing_key: Slot<MissingKeyName>,
+    /// Largest body that a frame of the preface may announce.
+    #[schemars(transform = limits::MAX_BODY.describe())]
+    pub max_body: Slot<ByteCount>,
+    /// Deadline for the whole preface, from accept.
+    #[schemars(transform = limits::PREFACE_TIMEOUT.describe())]
+    pub timeout: Slot<Duration>,
+    /// How a JSON number becomes a key: "raw" digits, or as "lua" prints a double.
+    #[schemars(extend("default" = "raw"))]
+    pub number_format: Slot<OneOf<NumberFormat>>,
+    /// How many frames are searched for the key.
+    #[schemars(transform = limits::SEARCH_FRAMES.describe())]
+    pub search_frames: Slot<Count>,
+    /// Header fields and what they may be: an integer, or an inclusive range "1..=127".
+    #[schemars(extend("default" = {}))]
+    pub expect: Slot<Entries<Expected>>,
+}
+
+/// Where the key of a plain TCP listener comes from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["key"]))]
+pub struct Tcp {
+    /// "client_ip": the client's IP address, as text.
+    pub key: Slot<OneOf<TcpKey>>,
+}
+
+/// PROXY protocol expected from load balancers in front.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["from"]))]
+pub struct ProxyProtocol {
+    /// Networks or addresses whose connections must start with a PROXY header; "unix" stands for
+    /// every peer on a UNIX socket.
+    pub from: Slot<Vec<Slot<Trusted>>>,
+    /// What happens to everyone else: "reject", or "plain" to serve them without a header.
+    #[schemars(extend("default" = "reject"))]
+    pub others: Slot<OneOf<ProxyOthers>>,
+    /// Deadline for the header, from accept.
+    #[schemars(transform = limits::PROXY_TIMEOUT.describe())]
+    pub timeout: Slot<Duration>,
+}
+
+/// Where clients are sent.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["balance", "backends"]))]
+pub struct Pool {
+    /// How a key becomes a backend.
+    pub balance: Slot<OneOf<Algorithm>>,
+    /// Keyed algorithms: what happens when the key's own backend is marked down.
+    #[schemars(extend("default" = "reject"))]
+    pub on_down: Slot<OneOf<OnDown>>,
+    /// Deadline of one connection attempt.
+    #[schemars(transform = limits::CONNECT_TIMEOUT.describe())]
+    pub connect_timeout: Slot<Duration>,
+    /// Other backends tried after the first; the preface is replayed.
+    #[schemars(transform = limits::RETRIES.describe())]
+    pub retries: Slot<Count>,
+    /// How long a backend is passed over after a failed connection attempt.
+    #[schemars(transform = limits::FAIL_TIMEOUT.describe())]
+    pub fail_timeout: Slot<Duration>,
+    /// A session with no byte either way for this long is closed.
+    #[schemars(transform = limits::IDLE_TIMEOUT.describe())]
+    pub idle_timeout: Slot<Duration>,
+    /// Ready-made connections kept per backend and core.
+    #[schemars(transform = limits::WARM.describe())]
+    pub warm: Slot<Count>,
+    /// How long data sent to a backend may stay unacknowledged.
+    #[schemars(transform = limits::TCP_USER_TIMEOUT.describe())]
+    pub tcp_user_timeout: Slot<Duration>,
+    /// Idle time before the first keepalive probe to a backend, or "off".
+    #[schemars(
+        extend("default" = "off"),
+        transform = limits::TCP_KEEPALIVE.describe()
+    )]
+    pub tcp_keepalive: Slot<Keepalive>,
+    /// PROXY protocol header sent to backends: "v2", or "off".
+    #[schemars(extend("default" = "off"))]
+    pub proxy_protocol: Slot<OneOf<ProxyOut>>,
+    /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
+    #[schemars(extend("default" = []))]
+    pub source_addresses: Slot<Vec<Slot<IpAddr>>>,
+    /// Addresses, or tables with address, weight and state.
+    pub backends: Slot<Vec<Slot<Backend>>>,
+}
+
+/// An entry of `backends`.
+#[derive(Debug)]
+pub enum Backend {
+    /// Only an address.
+    Address(Address),
+    /// With weight and state.
+    Table(Box<BackendTable>),
+}
+
+/// A backend with its settings.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+#[schemars(deny_unknown_fields, extend("required" = ["address"]))]
+pub struct BackendTable {
+    /// "IP:PORT", "[IPv6]:PORT" or "unix:/PATH".
+    pub address: Slot<Address>,
+    /// Relative share; crc32_mod ignores it.
+    #[schemars(transform = limits::WEIGHT.describe())]
+    pub weight: Slot<Count>,
+    /// "ready", or "down" to give it no new sessions.
+    #[schemars(extend("default" = "ready"))]
+    pub state: Slot<OneOf<BackendState>>,
+}
+
+impl Shape for Backend {
+    const EXPECTED: &'static str =
+        "\"IP:PORT\", \"[IPv6]:PORT\", \"unix:/PATH\", or { address = …, weight = …, state = … }";
+
+    fn schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        let address = Address::schema(generator);
+        let table = BackendTable::schema(generator);
+        schemars::json_schema!({ "anyOf": [address, table] })
+    }
+
+    fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
+        match scalar {
+            Scalar::Text(_) => Address::from_scalar(scalar).map(Backend::Address),
+            Scalar::Integer(_) | Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
+        }
+    }
+
+    fn from_table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(BackendTable::from_table(table)?.map(|raw| Backend::Table(Box::new(raw))))
+    }
+}

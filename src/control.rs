@@ -1,0 +1,159 @@
+//! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, and the
+//! end of the process.
+
+use std::sync::Arc;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
+use crate::config::Config;
+use crate::log::{Logs, SessionLogWriter};
+use crate::metrics::Metrics;
+use crate::run::{RunError, ShardEnds};
+use crate::shard::mailbox::{Message, ShardHandle};
+use crate::table::Table;
+
+/// What the control plane holds.
+pub struct Control<'a> {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// All counters.
+    pub metrics: Arc<Metrics>,
+    /// Counters of the logs.
+    pub logs: Logs,
+    /// The first table.
+    pub table: Arc<Table>,
+    /// Every shard's mailbox.
+    pub shards: Vec<ShardHandle>,
+    /// What `/readyz` says.
+    pub phase: Arc<Phase>,
+    /// Reopened on USR1.
+    pub session_log: &'a SessionLogWriter,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    quit: Signal,
+    user1: Signal,
+    hangup: Signal,
+}
+
+enum Event {
+    Stop(&'static str),
+    Reopen,
+    Reload,
+    ShardEnded(usize, Result<(), String>),
+}
+
+/// Runs until every shard has drained, or a second signal asks to end at once.
+///
+/// # Errors
+/// When a shard is lost, or tokio cannot run.
+pub fn run(
+    control: Control<'_>,
+    admin: Option<AdminListener>,
+    ended: ShardEnds,
+) -> Result<(), RunError> {
+    let system = |error| RunError::System("cannot start the control plane", error);
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
+    runtime.block_on(async {
+        let signals = Signals::listen().map_err(system)?;
+        // Kept for as long as pages are served: the sender of a watch keeps its value alive.
+        let (_tables, table) = watch::channel(control.table.clone());
+        if let Some(listener) = admin {
+            let state = AdminState {
+                metrics: control.metrics.clone(),
+                logs: control.logs.clone(),
+                table,
+                shards: control.shards.clone(),
+                phase: control.phase.clone(),
+                connections_max: control.config.runtime.max_connections,
+            };
+            tokio::spawn(admin::serve(listener, state));
+        }
+        control.phase.advance(Stage::Ready);
+        tracing::info!(
+            version = env!("CARGO_PKG_VERSION"),
+            cores = ?control.config.runtime.cores,
+            max_connections = control.config.runtime.max_connections,
+            "ready"
+        );
+        control.serve(signals, ended).await
+    })
+}
+
+impl Control<'_> {
+    async fn serve(&self, mut signals: Signals, mut ended: ShardEnds) -> Result<(), RunError> {
+        let mut left = self.shards.len();
+        let mut stopping = false;
+        while left > 0 {
+            let event = tokio::select! {
+                event = signals.next() => event,
+                Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
+            };
+            match event {
+                Event::Stop(name) if stopping => {
+                    tracing::warn!(signal = name, "second signal: ending at once");
+                    return Ok(());
+                }
+                Event::Stop(name) => {
+                    stopping = true;
+                    self.drain(name);
+                }
+                Event::Reopen => {
+                    self.session_log.reopen();
+                    tracing::info!("session log reopened");
+                }
+                Event::Reload => tracing::warn!(
+                    "this version cannot reload its configuration: restart it to apply changes"
+                ),
+                Event::ShardEnded(shard, Err(why)) => {
+                    tracing::error!(shard, why, "a shard was lost; ending");
+                    return Err(RunError::ShardLost(shard, why));
+                }
+                Event::ShardEnded(shard, Ok(())) => {
+                    left -= 1;
+                    tracing::info!(shard, "drained");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn drain(&self, signal: &'static str) {
+        let timeout = self.config.runtime.drain_timeout;
+        let open = self.metrics.process.connections.load(std::sync::atomic::Ordering::Relaxed);
+        tracing::info!(signal, connections = open, ?timeout, "draining");
+        self.phase.advance(Stage::Draining);
+        for (shard, mailbox) in self.shards.iter().enumerate() {
+            if let Err(error) = mailbox.send(Message::Drain(timeout)) {
+                tracing::error!(shard, %error, "could not wake a shard");
+            }
+        }
+    }
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+            user1: signal(SignalKind::user_defined1())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    async fn next(&mut self) -> Event {
+        tokio::select! {
+            _ = self.terminate.recv() => Event::Stop("TERM"),
+            _ = self.interrupt.recv() => Event::Stop("INT"),
+            _ = self.quit.recv() => Event::Stop("QUIT"),
+            _ = self.user1.recv() => Event::Reopen,
+            _ = self.hangup.recv() => Event::Reload,
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! What the configuration makes of given bytes or keys, without opening a socket: bytes → fields →
+//! key → hash → backend. For operators, and for anyone who checks where devices must land.
+//!
+//! Both functions call the code that a shard calls. What a shard learns while it runs (backends
+//! that failed a moment ago, sessions of others) is not known here.
+
+use std::fmt::{self, Write as _};
+use std::io;
+
+use crate::balance::{Balance, Candidates, PickState};
+use crate::config::{BackendState, Config, FrameListener, MissingKey, OnDown, Pool, Protocol};
+use crate::end::End;
+use crate::frame::{Frame, NextFrame, Preface};
+use crate::key::KEY_LEN_MAX;
+
+/// Why there is nothing to explain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ExplainError {
+    /// The configuration has no listener of this index.
+    ListenerUnknown(usize),
+    /// The listener of this name reads no frames.
+    NotFramed(String),
+}
+
+impl fmt::Display for ExplainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ExplainError::ListenerUnknown(index) => write!(f, "there is no listener {index}"),
+            ExplainError::NotFramed(name) => write!(
+                f,
+                "listener \"{name}\" reads no frames; explain needs one with protocol = \"frame\""
+            ),
+        }
+    }
+}
+
+impl std::error::Error for ExplainError {}
+
+/// A page about the first bytes of a connection to a frame listener: every field, the key, and the
+/// backend, or the reason why there is none and where the bytes went wrong. Made for reading; its
+/// layout is no interface.
+pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String, ExplainError> {
+    let Some(listener) = config.listeners.get(listener) else {
+        return Err(ExplainError::ListenerUnknown(listener));
+    };
+    let Protocol::Frame(frame) = &listener.protocol else {
+        return Err(ExplainError::NotFramed(listener.name.clone()));
+    };
+    let page = Page { config, name: &listener.name, frame, pool: listener.pool, bytes };
+    Ok(page.to_string())
+}
+
+/// Writes `KEY<TAB>POOL<TAB>BACKEND` and a line feed for each key, in order.
+///
+/// The pool is the listener's, or the one `missing_key` names for the empty key; `-` stands for a
+/// pool or backend that the key would not get: an empty or overlong key on a frame listener that
+/// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are).
+///
+/// Keyed algorithms need nothing but the key. For the others the answer depends on the sessions
+/// before: these are simulated as one shard that starts with seed 0, takes the keys in order, and
+/// keeps every session open.
+///
+/// # Errors
+/// Those of `out`, and `InvalidInput` if there is no such listener.
+pub fn route(
+    config: &Config,
+    listener: usize,
+    keys: impl Iterator<Item = Vec<u8>>,
+    out: &mut dyn io::Write,
+) -> io::Result<()> {
+    let Some(listener) = config.listeners.get(listener) else {
+        let error = ExplainError::ListenerUnknown(listener);
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, error));
+    };
+    let mut pools: Vec<Trial> = config.pools.iter().map(Trial::new).collect();
+    for key in keys {
+        let index = match &listener.protocol {
+            Protocol::Tcp { .. } => Some(listener.pool),
+            Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
+            Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
+                MissingKey::Reject => None,
+                MissingKey::Pool(index) => Some(index),
+            },
+            Protocol::Frame(_) => Some(listener.pool),
+        };
+        out.write_all(&key)?;
+        match index.and_then(|index| pools.get_mut(index)) {
+            None => out.write_all(b"\t-\t-\n")?,
+            Some(trial) => match trial.place(&key) {
+                Ok(index) => {
+                    let backend = &trial.pool.backends[index].address;
+                    writeln!(out, "\t{}\t{backend}", trial.pool.name)?;
+                }
+                Err(_) => writeln!(out, "\t{}\t-", trial.pool.name)?,
+            },
+        }
+    }
+    Ok(())
+}
+
+/// A pool as one fresh shard would place sessions in it.
+struct Trial<'c> {
+    pool: &'c Pool,
+    balance: Balance,
+    state: PickState,
+    live: Vec<u32>,
+}
+
+impl<'c> Trial<'c> {
+    fn new(pool: &'c Pool) -> Trial<'c> {
+        let count = pool.backends.len();
+        let balance = Balance::prepare(pool.balance);
+        Trial { pool, balance, state: PickState::new(count, 0), live: vec![0; count] }
+    }
+
+    fn place(&mut self, key: &[u8]) -> Result<usize, End> {
+        let count = self.pool.backends.len();
+        if count == 0 {
+            return Err(End::PoolEmpty);
+        }
+        let declared = Declared { pool: self.pool, live: &self.live };
+        let home = self.balance.home(key, count);
+        if home.is_some_and(|home| !declared.usable(home)) && self.pool.on_down == OnDown::Reject {
+            return Err(End::BackendDown);
+        }
+        let picked = self.balance.pick(key, &mut self.state, &declared);
+        let index = picked.ok_or(End::BackendDown)?;
+        self.live[index] = self.live[index].saturating_add(1);
+        Ok(index)
+    }
+}
+
+/// Backends as the configuration declares them.
+struct Declared<'c> {
+    pool: &'c Pool,
+    live: &'c [u32],
+}
+
+impl Candidates for Declared<'_> {
+    fn count(&self) -> usize {
+        self.pool.backends.len()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.pool.backends[index].weight
+    }
+
+    fn usable(&self, index: usize) -> bool {
+        self.pool.backends[index].state == BackendState::Ready
+    }
+
+    fn live(&self, index: usize) -> u32 {
+        self.live[index]
+    }
+}
+
+/// Most bytes of a body that are shown.
+const BODY_SHOWN_MAX: usize = 512;
+
+/// One explanation.
+struct Page<'c> {
+    config: &'c Config,
+    name: &'c str,
+    frame: &'c FrameListener,
+    /// The listener's pool.
+    pool: usize,
+    bytes: &'c [u8],
+}
+
+impl fmt::Display for Page<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rules = &self.frame.rules;
+        let header_len = rules.layout.header_len();
+        writeln!(f, "listener {}", self.name)?;
+        writeln!(f, "header   {} ({header_len} bytes)", rules.layout)?;
+        writeln!(f, "key      {}", rules.key.text(&rules.layout))?;
+        writeln!(f, "input    {} bytes", self.bytes.len())?;
+        let mut start = 0;
+        for number in 1..=rules.search_frames.max(1) {
+            writeln!(f, "\nframe {number} at byte {start}")?;
+            self.write_header(f, start)?;
+            let frame = match rules.frame_at(self.bytes, start) {
+                NextFrame::Complete(frame) => frame,
+                NextFrame::NeedMore(total) => return self.write_incomplete(f, total),
+                NextFrame::Invalid(end) => return self.write_invalid(f, start, end),
+            };
+            self.write_body(f, &frame)?;
+            match rules.key_in(self.bytes, &frame) {
+                Ok(None) => writeln!(f, "key      none in this frame")?,
+                Ok(Some(_)) | Err(_) => break,
+            }
+            start = frame.whole.end;
+        }
+        self.write_decision(f)
+    }
+}
+
+impl Page<'_> {
+    /// The header that begins at `start`, field by field, as far as it is there.
+    fn write_header(&self, f: &mut fmt::Formatter<'_>, start: usize) -> fmt::Result {
+        let layout = &self.frame.rules.layout;
+        let rest = self.bytes.get(start..).unwrap_or_default();
+        let header = rest.get(..layout.header_len()).unwrap_or(rest);
+        f.write_str("header  ")?;
+        header.iter().try_for_each(|byte| write!(f, " {byte:02x}"))?;
+        let name_len = layout.field_names().map(str::len).max().unwrap_or(0).max(5);
+        writeln!(f, "\n         offset letter {:name_len$} value", "field")?;
+        for (index, field) in layout.fields().iter().enumerate() {
+            write!(
+                f,
+                "         {:6} {:6} {:name_len$} ",
+                field.offset(),
+                field.letter,
+                field.name
+            )?;
+            match layout.value(header, index) {
+                Some(value) => writeln!(f, "{value}")?,
+                None => writeln!(f, "not received")?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write_body(&self, f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
+        let body = self.bytes.get(frame.body.clone()).unwrap_or_default();
+        writeln!(f, "body     {} bytes at byte {}", body.len(), frame.body.start)?;
+        if !body.is_empty() {
+            writeln!(f, "         {}", Shown(body))?;
+        }
+        Ok(())
+    }
+
+    fn write_incomplete(&self, f: &mut fmt::Formatter<'_>, total: usize) -> fmt::Result {
+        let missing = total - self.bytes.len();
+        writeln!(
+            f,
+            "\noutcome  incomplete: {missing} more bytes are needed, {total} in all; a connection \
+             that stays like this is closed after {:?} ({})",
+            self.frame.timeout,
+            if self.bytes.is_empty() { End::PrefaceSilent } else { End::PrefaceTimeout }.label()
+        )
+    }
+
+    /// A header that breaks a rule.
+    fn write_invalid(&self, f: &mut fmt::Formatter<'_>, start: usize, end: End) -> fmt::Result {
+        let rules = &self.frame.rules;
+        write!(f, "\noutcome  closed: {} in the header at byte {start}", end.label())?;
+        let header = self.bytes.get(start..).unwrap_or_default();
+        match end {
+            End::BodyTooLong => write!(f, "; at most {} bytes are allowed", rules.body_len_max)?,
+            End::FieldUnexpected => {
+                let mut values =
+                    rules.expect.iter().map(|e| (e, rules.layout.value(header, e.field)));
+                let broken = values.find(|(e, v)| v.is_none_or(|v| !e.range.contains(&v)));
+                if let Some((expect, Some(value))) = broken {
+                    let name = rules.layout.field_names().nth(expect.field).unwrap_or_default();
+                    let (low, high) = expect.range.clone().into_inner();
+                    write!(f, "; {name} is {value}, allowed are {low} to {high}")?;
+                }
+            }
+            _ => {}
+        }
+        writeln!(f)
+    }
+
+    /// What the frames come to, as a session sees it.
+    fn write_decision(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (preface, frames_len) = self.frame.rules.read_frames(self.bytes);
+        match preface {
+            Preface::Key(key) => {
+                writeln!(f, "key      {} ({} bytes)", Shown(&key), key.len())?;
+                write_rest(f, self.bytes.len() - frames_len)?;
+                self.write_placement(f, self.pool, &key)
+            }
+            Preface::KeyMissing => {
+                write_rest(f, self.bytes.len() - frames_len)?;
+                match self.frame.missing_key {
+                    MissingKey::Reject => {
+                        writeln!(f, "\noutcome  closed: {}", End::KeyMissing.label())
+                    }
+                    MissingKey::Pool(pool) => {
+                        writeln!(f, "key      none; missing_key names a pool, with the empty key")?;
+                        self.write_placement(f, pool, b"")
+                    }
+                }
+            }
+            Preface::Invalid(end) => {
+                writeln!(f, "\noutcome  closed: {} in the body above", end.label())
+            }
+            Preface::NeedMore(total) => self.write_incomplete(f, total),
+        }
+    }
+
+    fn write_placement(&self, f: &mut fmt::Formatter<'_>, pool: usize, key: &[u8]) -> fmt::Result {
+        let Some(pool) = self.config.pools.get(pool) else { return Ok(()) };
+        let count = pool.backends.len();
+        writeln!(f, "\npool     {} ({}, {count} backends)", pool.name, pool.balance.name())?;
+        let mut trial = Trial::new(pool);
+        if !pool.balance.is_keyed() {
+            return writeln!(
+                f,
+                "backend  depends on the sessions before: {} does not look at the key",
+                pool.balance.name()
+            );
+        }
+        let hash = crc32fast::hash(key);
+        writeln!(f, "crc32    {hash:#010x} = {hash}")?;
+        let home = trial.balance.home(key, count);
+        if let Some(home) = home {
+            writeln!(f, "home     {hash} % {count} = {home}: {}", pool.backends[home].address)?;
+        }
+        match trial.place(key) {
+            Ok(index) if Some(index) == home => {
+                writeln!(f, "backend  {}", pool.backends[index].address)
+            }
+            Ok(index) => writeln!(
+                f,
+                "backend  {}: the home is marked down, and on_down = \"next\"",
+                pool.backends[index].address
+            ),
+            Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
+        }
+    }
+}
+
+fn write_rest(f: &mut fmt::Formatter<'_>, rest_len: usize) -> fmt::Result {
+    match rest_len {
+        0 => Ok(()),
+        _ => writeln!(f, "rest     {rest_len} bytes more: forwarded as they are, not looked at"),
+    }
+}
+
+/// Bytes on a terminal: text stays text, everything that is not printable is escaped, and the end
+/// of long ones is left out.
+struct Shown<'b>(&'b [u8]);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.get(..BODY_SHOWN_MAX).unwrap_or(self.0);
+        for chunk in shown.utf8_chunks() {
+            for letter in chunk.valid().chars() {
+                match letter {
+                    '"' | '\'' | '\\' => f.write_char(letter)?,
+                    _ => write!(f, "{}", letter.escape_debug())?,
+                }
+            }
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        match self.0.len() - shown.len() {
+            0 => Ok(()),
+            left_out => write!(f, "… ({left_out} bytes more)"),
+        }
+    }
+}

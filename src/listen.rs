@@ -1,0 +1,165 @@
+//! Binding listeners: one SO_REUSEPORT socket per shard and address, made before any shard starts,
+//! so that a fault is an exit code and not a log line.
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
+
+use crate::backend::set_options;
+use crate::config::{Address, Config, Listener};
+
+/// How long the port of a process that just ended may stay bound: the kernel tears its rings down
+/// after the process is gone.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A listening socket for one shard.
+#[derive(Debug)]
+pub struct Bound {
+    /// Index of the listener in the configuration.
+    pub listener: usize,
+    /// Its socket, non-blocking.
+    pub socket: OwnedFd,
+}
+
+/// Why a listener cannot listen.
+#[derive(Debug)]
+pub struct BindError {
+    listener: String,
+    address: Address,
+    error: io::Error,
+}
+
+impl fmt::Display for BindError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let BindError { listener, address, error } = self;
+        write!(f, "listener {listener:?} cannot listen on {address}: {error}")?;
+        match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => write!(
+                f,
+                "; another process listens there, perhaps another corelane: stop it first, two \
+                 would share the port and split its clients"
+            ),
+            Some(libc::EACCES) => {
+                write!(f, "; ports below 1024 need CAP_NET_BIND_SERVICE, paths write permission")
+            }
+            Some(libc::EADDRNOTAVAIL) => write!(f, "; this machine has no such address"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for BindError {}
+
+/// Binds every listener once per shard. The result has one list per shard.
+///
+/// # Errors
+/// The first listener that cannot listen.
+pub fn bind_all(config: &Config) -> Result<Vec<Vec<Bound>>, BindError> {
+    let shards = config.runtime.cores.len();
+    let mut bound: Vec<Vec<Bound>> = (0..shards).map(|_| Vec::new()).collect();
+    for (index, listener) in config.listeners.iter().enumerate() {
+        for address in &listener.bind {
+            let sockets = bind(listener, address, shards).map_err(|error| BindError {
+                listener: listener.name.clone(),
+                address: address.clone(),
+                error,
+            })?;
+            for (shard, socket) in bound.iter_mut().zip(sockets) {
+                shard.push(Bound { listener: index, socket });
+            }
+        }
+    }
+    Ok(bound)
+}
+
+/// Removes the files of UNIX listeners.
+pub fn remove_files(config: &Config) {
+    for address in config.listeners.iter().flat_map(|listener| &listener.bind) {
+        if let Address::Unix(path) = address {
+            // It may be gone already; then there is nothing to do.
+            let _gone = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn bind(listener: &Listener, address: &Address, shards: usize) -> io::Result<Vec<OwnedFd>> {
+    match address {
+        Address::Tcp(tcp) => bind_tcp(listener, *tcp, shards),
+        Address::Unix(path) => bind_unix(listener, path, shards),
+    }
+}
+
+fn bind_tcp(listener: &Listener, address: SocketAddr, shards: usize) -> io::Result<Vec<OwnedFd>> {
+    probe(address)?;
+    let mut sockets = Vec::with_capacity(shards);
+    let mut address = address;
+    for _ in 0..shards {
+        let socket = tcp_socket(address)?;
+        socket.set_reuse_port(true)?;
+        set_options(&SockRef::from(&socket), listener.socket)?;
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+        // Port 0: the first shard's choice is everybody's.
+        address = socket.local_addr()?.as_socket().unwrap_or(address);
+        sockets.push(socket.into());
+    }
+    tracing::info!(listener = listener.name, address = %address, "listening");
+    Ok(sockets)
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, None)?;
+    // Connections of an earlier process in TIME_WAIT do not matter.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // "[::]" means IPv6, so that "0.0.0.0" beside it is not a conflict.
+        socket.set_only_v6(true)?;
+    }
+    Ok(socket)
+}
+
+/// Fails when somebody listens on the address. SO_REUSEPORT alone would let a second process of the
+/// same user in, silently.
+fn probe(address: SocketAddr) -> io::Result<()> {
+    if address.port() == 0 {
+        return Ok(());
+    }
+    let give_up = Instant::now() + PROBE_TIMEOUT;
+    loop {
+        match tcp_socket(address)?.bind(&SockAddr::from(address)) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
+                pause();
+            }
+            result => return result,
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "start-up, before any shard exists")]
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
+}
+
+/// One socket for all shards: UNIX sockets have no SO_REUSEPORT.
+fn bind_unix(listener: &Listener, path: &Path, shards: usize) -> io::Result<Vec<OwnedFd>> {
+    if path.exists() {
+        if UnixStream::connect(path).is_ok() {
+            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
+    socket.bind(&SockAddr::unix(path)?)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+    tracing::info!(listener = listener.name, path = %path.display(), "listening");
+    (0..shards).map(|_| Ok(socket.try_clone()?.into())).collect()
+}

@@ -1,0 +1,151 @@
+//! Every metric of the page, once: its name, kind, labels and meaning.
+//!
+//! Base units, full names, `_total` on counters. No label ever holds what a client sent.
+
+/// What a number means over time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only rises while the process lives.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets, a sum and a count.
+    Histogram,
+    /// Always 1; its labels are the message.
+    Info,
+}
+
+/// A metric family.
+#[derive(Debug)]
+pub struct Family {
+    /// As series carry it: counters end in `_total`, an info in `_info`.
+    pub name: &'static str,
+    /// What kind of number it is.
+    pub kind: Kind,
+    /// Label names, in the order in which values are given.
+    pub labels: &'static [&'static str],
+    /// One sentence.
+    pub help: &'static str,
+}
+
+impl Family {
+    /// The name without the suffix that the text format adds by itself.
+    pub fn stem(&self) -> &'static str {
+        let suffix = match self.kind {
+            Kind::Counter => "_total",
+            Kind::Info => "_info",
+            Kind::Gauge | Kind::Histogram => "",
+        };
+        self.name.strip_suffix(suffix).unwrap_or(self.name)
+    }
+}
+
+macro_rules! families {
+    ($($constant:ident = $kind:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            pub const $constant: Family = Family {
+                name: $name,
+                kind: Kind::$kind,
+                labels: &[$($label),*],
+                help: $help,
+            };
+        )*
+
+        /// All of them.
+        pub const FAMILIES: &[Family] = &[$($constant),*];
+    };
+}
+
+families! {
+    BUILD_INFO = Info "corelane_build_info" ["version"]
+        "The program that runs.";
+    DRAINING = Gauge "corelane_draining" []
+        "1 while the process accepts nothing new and lets its connections end, else 0.";
+    TABLE_VERSION = Gauge "corelane_table_version" []
+        "Version of the table of pools that new connections are placed by.";
+    CONNECTIONS_MAX = Gauge "corelane_connections_max" []
+        "Client connections the configuration allows at once.";
+    CONNECTIONS_OPEN = Gauge "corelane_connections_open" []
+        "Client connections that count against corelane_connections_max.";
+
+    CONNECTIONS_ACTIVE = Gauge "corelane_connections_active" ["listener"]
+        "Client connections open now.";
+    CONNECTIONS = Counter "corelane_connections_total" ["listener"]
+        "Client connections begun.";
+    CONNECTION_DURATION = Histogram "corelane_connection_duration_seconds" ["listener"]
+        "Lives of ended client connections, from accept to close.";
+    PREREAD = Histogram "corelane_preread_seconds" ["listener"]
+        "Time from accept to a complete preface.";
+    PREREAD_FAILURES = Counter "corelane_preread_failures_total" ["listener", "reason"]
+        "Connections closed because their first bytes gave no key.";
+    PLACING = Histogram "corelane_placing_seconds" ["listener"]
+        "Time from a client's first byte to the moment its bytes are sent to a backend.";
+    CLOSES = Counter "corelane_closes_total" ["listener", "reason"]
+        "Connections ended, by the one reason of each.";
+    ADMISSION_REJECTED = Counter "corelane_admission_rejected_total" ["listener", "reason"]
+        "Connections closed right after accept, before anything was read.";
+    BYTES = Counter "corelane_bytes_total" ["listener", "direction"]
+        "Bytes received from clients (in) and sent to clients (out).";
+
+    POOL_BACKENDS = Gauge "corelane_pool_backends" ["pool"]
+        "Backends the pool declares.";
+    PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]
+        "Connections placed on a backend, by how they came to it.";
+    BACKEND_STATE = Gauge "corelane_backend_state" ["pool", "backend", "state"]
+        "1 for the state the backend is in, 0 for the others.";
+    BACKEND_ACTIVE = Gauge "corelane_backend_connections_active" ["pool", "backend"]
+        "Client connections placed on the backend now.";
+    BACKEND_CONNECTIONS = Counter "corelane_backend_connections_total" ["pool", "backend"]
+        "Client connections ever placed on the backend.";
+    BACKEND_CONNECT = Histogram "corelane_backend_connect_seconds" ["pool", "backend"]
+        "Times of successful attempts to connect.";
+    BACKEND_CONNECT_FAILURES = Counter
+        "corelane_backend_connect_failures_total" ["pool", "backend", "reason"]
+        "Failed attempts to connect; only reasons that have occurred are present.";
+    BACKEND_BYTES = Counter "corelane_backend_bytes_total" ["pool", "backend", "direction"]
+        "Bytes received from the backend (in) and sent to it (out).";
+    BACKEND_WARM = Gauge "corelane_backend_warm" ["pool", "backend"]
+        "Ready-made connections waiting for a client.";
+    BACKEND_WARM_USED = Counter "corelane_backend_warm_used_total" ["pool", "backend"]
+        "Client connections that found a ready-made connection.";
+    BACKEND_WARM_STALE = Counter "corelane_backend_warm_stale_total" ["pool", "backend"]
+        "Ready-made connections found closed before use.";
+
+    SHARD_ACTIVE = Gauge "corelane_shard_connections_active" ["shard"]
+        "Client connections the shard runs now.";
+    SHARD_TICKS = Counter "corelane_shard_ticks_total" ["shard"]
+        "Turns of the shard's coarse timer; one that stands still belongs to a stuck shard.";
+    HANDOVERS = Counter "corelane_handovers_total" ["shard"]
+        "Connections the shard accepted and gave to a less busy one.";
+    ACCEPT_ERRORS = Counter "corelane_accept_errors_total" ["shard", "reason"]
+        "Failed calls of accept.";
+    RELAY_WARMED_UP = Counter "corelane_relay_warmed_up_total" []
+        "Times an idle connection became busy and was given buffers.";
+    RELAY_COOLED_DOWN = Counter "corelane_relay_cooled_down_total" []
+        "Times a busy connection became idle and gave its buffers back.";
+    BUGS = Counter "corelane_bugs_total" []
+        "Broken invariants of our own; anything but 0 deserves a report.";
+
+    LOG_LINES_DROPPED = Counter "corelane_log_lines_dropped_total" ["log"]
+        "Lines dropped because the writer was behind.";
+    LOG_LINES_LOST = Counter "corelane_log_lines_lost_total" ["log"]
+        "Lines that failed to be written.";
+    LOG_WRITE_ERRORS = Counter "corelane_log_write_errors_total" ["log"]
+        "Failed writes and failed attempts to reopen the file.";
+
+    PROCESS_CPU = Counter "process_cpu_seconds_total" []
+        "User and system CPU time of the process.";
+    PROCESS_OPEN_FDS = Gauge "process_open_fds" []
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = Gauge "process_max_fds" []
+        "Soft limit of open file descriptors.";
+    PROCESS_RESIDENT = Gauge "process_resident_memory_bytes" []
+        "Resident memory.";
+    PROCESS_VIRTUAL = Gauge "process_virtual_memory_bytes" []
+        "Virtual memory.";
+    PROCESS_THREADS = Gauge "process_threads" []
+        "Threads.";
+    PROCESS_START = Gauge "process_start_time_seconds" []
+        "Start of the process, in seconds since 1970.";
+}

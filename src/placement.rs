@@ -1,0 +1,295 @@
+//! Which backend a session tries next, and why: policy around the algorithm. Pure.
+//!
+//! The algorithm knows keys and weights. This knows which backends this session tried, which are
+//! marked down, which failed a moment ago, how many other backends may still be tried, and gives
+//! every choice its reason.
+
+use smallvec::SmallVec;
+
+use crate::balance::{Candidates, PickState};
+use crate::config::{BackendState, OnDown};
+use crate::end::{End, Placement};
+use crate::table::{Pool, Table};
+
+/// What a shard remembers of one pool.
+#[derive(Debug)]
+pub struct PoolMemory {
+    /// Of the algorithm.
+    pub pick: PickState,
+    /// Per backend: passed over until this tick.
+    pub failing_until: Vec<u32>,
+}
+
+impl PoolMemory {
+    /// Nothing failed, nothing picked.
+    pub fn new(backends: usize, seed: u64) -> PoolMemory {
+        PoolMemory { pick: PickState::new(backends, seed), failing_until: vec![0; backends] }
+    }
+
+    /// Takes over what an earlier version of the pool remembered about backends that are still in.
+    pub fn carry(&mut self, old: &PoolMemory, old_pool: &Pool, pool: &Pool) {
+        for (backend, until) in old_pool.backends.iter().zip(&old.failing_until) {
+            if let Some(index) = pool.position(backend) {
+                self.failing_until[index] = *until;
+            }
+        }
+    }
+}
+
+/// The search of one session for its backend.
+#[derive(Debug)]
+pub struct Search<'a> {
+    /// Index of the pool in the table.
+    pub pool_index: usize,
+    pool: &'a Pool,
+    key: &'a [u8],
+    tried: SmallVec<[u32; 4]>,
+    retries_left: u32,
+    placement: Placement,
+    last_failure: Option<End>,
+}
+
+/// One attempt.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Choice {
+    /// Index into the pool's backends.
+    pub backend: usize,
+    /// Why this one.
+    pub placement: Placement,
+}
+
+struct View<'a> {
+    pool: &'a Pool,
+    tried: &'a [u32],
+    failing_until: &'a [u32],
+    now: u32,
+    /// Count backends that failed a moment ago as usable.
+    failing_usable: bool,
+}
+
+impl View<'_> {
+    fn failing(&self, index: usize) -> bool {
+        self.failing_until.get(index).is_some_and(|until| *until > self.now)
+    }
+}
+
+impl Candidates for View<'_> {
+    fn count(&self) -> usize {
+        self.pool.backends.len()
+    }
+
+    fn weight(&self, index: usize) -> u32 {
+        self.pool.backends[index].weight
+    }
+
+    fn usable(&self, index: usize) -> bool {
+        self.pool.backends[index].state == BackendState::Ready
+            && (self.failing_usable || !self.failing(index))
+            && !self.tried.iter().any(|tried| *tried as usize == index)
+    }
+
+    fn live(&self, index: usize) -> u32 {
+        self.pool.backends[index].shared.live.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl<'a> Search<'a> {
+    /// Begins in a pool of this table; `placement` is the reason to give for a first choice (`Home`
+    /// or `KeyMissing`).
+    ///
+    /// # Errors
+    /// The table has no such pool.
+    pub fn new(
+        table: &'a Table,
+        pool_index: usize,
+        key: &'a [u8],
+        placement: Placement,
+    ) -> Result<Search<'a>, End> {
+        let pool = table.pools.get(pool_index).ok_or(End::PoolEmpty)?;
+        let retries_left = pool.settings.retries;
+        let tried = SmallVec::new();
+        Ok(Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None })
+    }
+
+    /// The next backend to try at tick `now`.
+    ///
+    /// # Errors
+    /// Why there is none: the last failure to connect once attempts were made, otherwise the
+    /// policy that forbids any.
+    pub fn next(&mut self, memory: &mut PoolMemory, now: u32) -> Result<Choice, End> {
+        if self.pool.backends.is_empty() {
+            return Err(End::PoolEmpty);
+        }
+        if self.last_failure.is_none() {
+            self.step_over_home(memory, now)?;
+        }
+        let mut view = View {
+            pool: self.pool,
+            tried: &self.tried,
+            failing_until: &memory.failing_until,
+            now,
+            failing_usable: false,
+        };
+        let healthy = self.pool.balance.pick(self.key, &mut memory.pick, &view);
+        if let Some(backend) = healthy {
+            self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
+            return Ok(Choice { backend, placement: self.placement });
+        }
+        if let Some(failure) = self.last_failure {
+            return Err(failure);
+        }
+        view.failing_usable = true;
+        let any_up = (0..view.count()).any(|index| view.usable(index));
+        Err(if any_up { End::BackendFailing } else { End::BackendDown })
+    }
+
+    /// Keyed algorithms: says what passing over the key's own backend costs, before the algorithm
+    /// does so.
+    fn step_over_home(&mut self, memory: &PoolMemory, now: u32) -> Result<(), End> {
+        let Some(home) = self.pool.balance.home(self.key, self.pool.backends.len()) else {
+            return Ok(());
+        };
+        if self.pool.backends[home].state == BackendState::Down {
+            if self.pool.settings.on_down == OnDown::Reject {
+                return Err(End::BackendDown);
+            }
+            self.placement = Placement::Next;
+        } else if memory.failing_until.get(home).is_some_and(|until| *until > now) {
+            if self.retries_left == 0 {
+                return Err(End::BackendFailing);
+            }
+            self.retries_left -= 1;
+            self.placement = Placement::PassedOver;
+        }
+        Ok(())
+    }
+
+    /// Notes that the last choice could not be connected to.
+    ///
+    /// # Errors
+    /// The failure again, when no retry is left or it is not one to retry.
+    pub fn failed(&mut self, failure: End) -> Result<(), End> {
+        if !failure.may_retry() || self.retries_left == 0 {
+            return Err(failure);
+        }
+        self.retries_left -= 1;
+        self.placement = Placement::Retry;
+        self.last_failure = Some(failure);
+        Ok(())
+    }
+
+    /// How many backends were tried.
+    pub fn attempts(&self) -> u32 {
+        u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::balance::Algorithm;
+    use crate::config;
+
+    fn table(states: &[BackendState], change: impl FnOnce(&mut config::Pool)) -> Table {
+        let socket =
+            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
+        let backend = |(index, state): (usize, &BackendState)| config::Backend {
+            address: config::Address::Unix(format!("/{index}").into()),
+            weight: 1,
+            state: *state,
+        };
+        let mut pool = config::Pool {
+            name: "p".to_owned(),
+            balance: Algorithm::Crc32Mod,
+            on_down: OnDown::Reject,
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            fail_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(600),
+            warm: 0,
+            socket,
+            proxy_out: false,
+            source_addresses: Vec::new(),
+            backends: states.iter().enumerate().map(backend).collect(),
+        };
+        change(&mut pool);
+        Table::first(&[pool], 1)
+    }
+
+    const UP: BackendState = BackendState::Ready;
+    const DOWN: BackendState = BackendState::Down;
+
+    /// A key whose home is backend 0 of three.
+    fn key() -> Vec<u8> {
+        let is_home = |key: &Vec<u8>| crc32fast::hash(key).is_multiple_of(3);
+        (0..).map(|n: u32| n.to_string().into_bytes()).find(is_home).unwrap_or_default()
+    }
+
+    fn choice(backend: usize, placement: Placement) -> Result<Choice, End> {
+        Ok(Choice { backend, placement })
+    }
+
+    #[test]
+    fn home_first_then_others_in_order_as_far_as_retries_go() {
+        let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+        assert_eq!(search.failed(End::ConnectRefused), Ok(()));
+        assert_eq!(search.next(&mut memory, 0), choice(1, Placement::Retry));
+        assert_eq!(search.failed(End::ConnectTimeout), Ok(()));
+        assert_eq!(search.next(&mut memory, 0), choice(2, Placement::Retry));
+        assert_eq!(search.failed(End::ConnectRefused), Err(End::ConnectRefused));
+        assert_eq!(search.attempts(), 3);
+    }
+
+    #[test]
+    fn no_retry_after_an_end_that_is_not_the_backends_fault() {
+        let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        assert!(search.next(&mut memory, 0).is_ok());
+        assert_eq!(search.failed(End::DrainDeadline), Err(End::DrainDeadline));
+        assert_eq!(search.failed(End::DescriptorsExhausted), Err(End::DescriptorsExhausted));
+    }
+
+    #[test]
+    fn a_home_that_failed_a_moment_ago_costs_a_retry_and_comes_back() {
+        let mut memory = PoolMemory::new(3, 0);
+        memory.failing_until[0] = 20;
+        let key = key();
+        let without = table(&[UP, UP, UP], |_| {});
+        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 19), Err(End::BackendFailing));
+        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 20), choice(0, Placement::Home));
+        let with = table(&[UP, UP, UP], |pool| pool.retries = 1);
+        let mut search = Search::new(&with, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 19), choice(1, Placement::PassedOver));
+        assert_eq!(search.failed(End::ConnectRefused), Err(End::ConnectRefused));
+    }
+
+    #[test]
+    fn a_home_marked_down_follows_the_policy() {
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let reject = table(&[DOWN, UP, UP], |_| {});
+        let mut search = Search::new(&reject, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+        let next = table(&[DOWN, DOWN, UP], |pool| pool.on_down = OnDown::Next);
+        let mut search = Search::new(&next, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), choice(2, Placement::Next));
+        let none = table(&[DOWN, DOWN, DOWN], |pool| pool.on_down = OnDown::Next);
+        let mut search = Search::new(&none, 0, &key, Placement::Home).unwrap();
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+    }
+
+    #[test]
+    fn an_empty_or_unknown_pool_says_so() {
+        let table = table(&[], |_| {});
+        let mut search = Search::new(&table, 0, b"a", Placement::Home).unwrap();
+        assert_eq!(search.next(&mut PoolMemory::new(0, 0), 0), Err(End::PoolEmpty));
+        assert!(Search::new(&table, 1, b"a", Placement::Home).is_err());
+    }
+}

@@ -1,0 +1,246 @@
+//! One process: binds everything, starts the shards, runs the control plane, and ends in order.
+//!
+//! Whatever can fail at start fails before the first client is accepted.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread::{self, JoinHandle};
+
+use core_affinity::CoreId;
+
+use crate::admin::{AdminListener, Phase};
+use crate::config::Config;
+use crate::control::{self, Control};
+use crate::listen::{self, BindError};
+use crate::log::{Logs, OperationalLog, SessionLogSender, SessionLogWriter};
+use crate::metrics::{ListenerMetrics, Metrics, PerShard, ProcessCells};
+use crate::shard::mailbox::ShardHandle;
+use crate::shard::ring::{self, RingError};
+use crate::shard::{self, Loads, Setup};
+use crate::sys;
+use crate::table::Table;
+
+/// Why the process could not run.
+#[derive(Debug)]
+pub enum RunError {
+    /// A log cannot be written.
+    Log(io::Error),
+    /// The limit of open files is too low.
+    Descriptors {
+        /// What the configuration may need at once.
+        needed: u64,
+        /// What the process may have.
+        allowed: u64,
+    },
+    /// A listener cannot listen.
+    Bind(BindError),
+    /// The admin interface cannot listen.
+    Admin(String, io::Error),
+    /// The kernel gives us no ring.
+    Ring(RingError),
+    /// A shard cannot be pinned to its core.
+    Pin(usize),
+    /// A system call that must not fail failed.
+    System(&'static str, io::Error),
+    /// A shard ended on its own.
+    ShardLost(usize, String),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            RunError::Log(error) => write!(f, "cannot write the log: {error}"),
+            RunError::Descriptors { needed, allowed } => write!(
+                f,
+                "this configuration may need {needed} file descriptors and the limit is {allowed}: \
+                 raise it (`ulimit -n`, LimitNOFILE=) or lower max_connections"
+            ),
+            RunError::Bind(error) => error.fmt(f),
+            RunError::Admin(address, error) => {
+                write!(f, "the admin interface cannot listen on {address}: {error}")
+            }
+            RunError::Ring(error) => error.fmt(f),
+            RunError::Pin(core) => write!(
+                f,
+                "cannot run on core {core}: it is outside this process's affinity mask; see \
+                 `taskset -p` and [runtime] cores"
+            ),
+            RunError::System(what, error) => write!(f, "{what}: {error}"),
+            RunError::ShardLost(shard, why) => write!(f, "shard {shard} ended: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for RunError {}
+
+/// Runs until told to stop and drained.
+///
+/// # Errors
+/// Why it could not start, or that it lost a shard.
+pub fn run(config: Config) -> Result<(), RunError> {
+    let logs = Logs::default();
+    let operational =
+        OperationalLog::start(config.log.level, logs.operational.clone()).map_err(RunError::Log)?;
+    let result = run_logged(Arc::new(config), logs);
+    operational.finish();
+    result
+}
+
+fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
+    let shards = config.runtime.cores.len();
+    raise_descriptors(&config)?;
+    let (session_log, senders) =
+        SessionLogWriter::start(shards, &config.log, logs.sessions.clone())
+            .map_err(RunError::Log)?;
+    let admin = match &config.admin {
+        None => None,
+        Some(admin) => Some(
+            AdminListener::bind(&admin.listen)
+                .map_err(|error| RunError::Admin(admin.listen.to_string(), error))?,
+        ),
+    };
+    let table = Arc::new(Table::first(&config.pools, shards));
+    let metrics = Arc::new(metrics(&config, shards));
+    let (running, ended) = start_shards(&config, &metrics, &table, senders)?;
+    let phase = Arc::new(Phase::default());
+    let control = Control {
+        config: config.clone(),
+        metrics,
+        logs,
+        table,
+        shards: running.mailboxes,
+        phase,
+        session_log: &session_log,
+    };
+    let result = control::run(control, admin, ended);
+    listen::remove_files(&config);
+    if result.is_ok() {
+        for thread in running.threads {
+            // A shard that failed has said so through `ended`.
+            let _reported = thread.join();
+        }
+    }
+    session_log.finish();
+    result
+}
+
+fn raise_descriptors(config: &Config) -> Result<(), RunError> {
+    let system = |error| RunError::System("cannot read or raise the limit of open files", error);
+    let allowed = sys::raise_descriptors().map_err(system)?;
+    let needed = config.runtime.descriptors_needed;
+    if needed > allowed { Err(RunError::Descriptors { needed, allowed }) } else { Ok(()) }
+}
+
+fn metrics(config: &Config, shards: usize) -> Metrics {
+    let listener = |listener: &crate::config::Listener| {
+        let name = listener.name.as_str().into();
+        Arc::new(ListenerMetrics { name, cells: PerShard::new(shards) })
+    };
+    Metrics {
+        process: ProcessCells::default(),
+        shards: PerShard::new(shards),
+        listeners: config.listeners.iter().map(listener).collect(),
+    }
+}
+
+struct Running {
+    mailboxes: Vec<ShardHandle>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A shard that returned: its index, and why if it should not have.
+pub type ShardEnd = (usize, Result<(), String>);
+
+/// The end of shards as the control plane sees it.
+pub type ShardEnds = tokio::sync::mpsc::UnboundedReceiver<ShardEnd>;
+
+/// Starts every shard; returns when all of them have a ring and run.
+fn start_shards(
+    config: &Arc<Config>,
+    metrics: &Arc<Metrics>,
+    table: &Arc<Table>,
+    senders: Vec<SessionLogSender>,
+) -> Result<(Running, ShardEnds), RunError> {
+    let system = |error| RunError::System("cannot start a shard", error);
+    let bound = listen::bind_all(config).map_err(RunError::Bind)?;
+    let mut mailboxes = Vec::new();
+    for _ in &bound {
+        mailboxes.push(ShardHandle::new(sys::eventfd().map_err(system)?));
+    }
+    let loads = Arc::new(Loads::new(bound.len()));
+    let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
+    let (started, starts) = mpsc::channel();
+    let mut threads = Vec::new();
+    for (index, (bound, log)) in bound.into_iter().zip(senders).enumerate() {
+        let setup = Setup {
+            index,
+            config: config.clone(),
+            metrics: metrics.clone(),
+            table: table.clone(),
+            loads: loads.clone(),
+            mailboxes: mailboxes.clone(),
+            bound,
+            log,
+        };
+        let thread = ShardThread { setup, started: started.clone(), ended: ended.clone() };
+        let name = format!("shard-{index}");
+        let spawned = thread::Builder::new().name(name).spawn(move || thread.run());
+        threads.push(spawned.map_err(system)?);
+    }
+    drop(started);
+    for _ in &threads {
+        // Every thread answers once; one that panicked before drops its sender.
+        match starts.recv() {
+            Ok(result) => result?,
+            Err(_gone) => return Err(RunError::ShardLost(0, "it panicked at start".to_owned())),
+        }
+    }
+    Ok((Running { mailboxes, threads }, ends))
+}
+
+struct ShardThread {
+    setup: Setup,
+    started: mpsc::Sender<Result<(), RunError>>,
+    ended: tokio::sync::mpsc::UnboundedSender<ShardEnd>,
+}
+
+impl ShardThread {
+    /// The whole life of the thread. The ring is built where it is used: SINGLE_ISSUER binds it to
+    /// the thread that made it.
+    fn run(self) {
+        let ShardThread { setup, started, ended } = self;
+        let index = setup.index;
+        let core = setup.config.runtime.cores[index];
+        let entries = setup.config.runtime.ring_entries;
+        if !core_affinity::set_for_current(CoreId { id: core }) {
+            let _main_waits = started.send(Err(RunError::Pin(core)));
+            return;
+        }
+        let mut runtime = match ring::build(entries) {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                let _main_waits = started.send(Err(RunError::Ring(error)));
+                return;
+            }
+        };
+        let _main_waits = started.send(Ok(()));
+        let life = std::panic::AssertUnwindSafe(|| runtime.block_on(shard::run(setup)));
+        let result = match std::panic::catch_unwind(life) {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            // A session that panics takes its whole shard along: never go on as if nothing was.
+            Err(panic) => Err(panic_text(panic.as_ref())),
+        };
+        // Nobody listens when the process ends at once.
+        let _gone = ended.send((index, result));
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned());
+    format!("panicked: {}", text.unwrap_or_else(|| "no message".to_owned()))
+}

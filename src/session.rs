@@ -1,0 +1,164 @@
+//! The life of one connection: preface → key → pick → connect → relay → one end.
+
+mod preface;
+mod state;
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+
+pub use self::state::{Birth, COOL_AFTER, Direction, Look, Placed, Session, Stage, StoredKey};
+use crate::backend;
+use crate::config::{Listener, MissingKey, Protocol, TcpKey};
+use crate::end::{End, Placement, Side};
+use crate::placement::Search;
+use crate::proxy;
+use crate::relay::Relay;
+use crate::shard::Shard;
+use crate::sys::Socket;
+
+/// Runs a session from its first byte to its last. Everything that ends it comes out here, once.
+pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
+    let end = match Socket::new(socket) {
+        Ok(client) => match serve(&shard, &session, &client).await {
+            Ok(end) | Err(end) => end,
+        },
+        Err(_error) => End::ClientError,
+    };
+    shard.end(&session, end);
+}
+
+/// What the first bytes said.
+struct Caller {
+    /// Index of the pool.
+    pool: usize,
+    /// Reason to give for a first choice.
+    placement: Placement,
+    /// Every byte read so far, a PROXY header excluded.
+    unsent: Vec<u8>,
+    /// When its first byte was seen.
+    first_byte: Instant,
+}
+
+async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End, End> {
+    let listener = shard.listener(session.listener);
+    let caller = read_caller(shard, session, client, listener).await?;
+    let (backend, identity) = place(shard, session, &caller).await?;
+    let settings = &identity.pool.settings;
+
+    let mut unsent = caller.unsent;
+    if settings.proxy_out {
+        let mut header = proxy::build(proxied_addresses(session, client));
+        header.append(&mut unsent);
+        unsent = header;
+    }
+    shard.listener_cells(session.listener).placing.record(caller.first_byte.elapsed());
+    shard.begin_relay(session, settings.idle_timeout);
+    let relay =
+        Relay { shard, session, client, backend: &backend, identity: identity.backend.clone() };
+    let end = relay.run(unsent).await;
+    drop(relay);
+    forward_reset(end, client, &backend);
+    Ok(end)
+}
+
+/// Reads the PROXY header and the preface, as far as the listener wants them.
+async fn read_caller(
+    shard: &Shard,
+    session: &Session,
+    client: &Socket,
+    listener: &Listener,
+) -> Result<Caller, End> {
+    let mut reader = preface::Reader::new(shard, session, client);
+    reader.read_proxy_header(listener.proxy.as_ref()).await?;
+    let caller = match &listener.protocol {
+        Protocol::Tcp { key } => {
+            if let (Some(TcpKey::ClientIp), Some(client)) = (key, session.client()) {
+                store_key(session, client.ip().to_string().as_bytes());
+            }
+            (listener.pool, Placement::Home)
+        }
+        Protocol::Frame(frame) => {
+            if reader.read_key(frame).await? {
+                (listener.pool, Placement::Home)
+            } else {
+                match frame.missing_key {
+                    MissingKey::Reject => return Err(End::KeyMissing),
+                    MissingKey::Pool(pool) => (pool, Placement::KeyMissing),
+                }
+            }
+        }
+    };
+    let elapsed = session.accepted.elapsed();
+    session.preface_time.set(Some(elapsed));
+    shard.listener_cells(session.listener).preface.record(elapsed);
+    let (pool, placement) = caller;
+    let (unsent, first_byte) = reader.finish();
+    Ok(Caller { pool, placement, unsent, first_byte })
+}
+
+fn store_key(session: &Session, key: &[u8]) {
+    *session.key.borrow_mut() = StoredKey::from_slice(key);
+}
+
+/// Finds a backend that takes the connection: the algorithm's choice, then as many others as the
+/// pool's `retries` allow. Every choice carries its reason.
+async fn place(shard: &Shard, session: &Session, caller: &Caller) -> Result<(Socket, Placed), End> {
+    let table = shard.table();
+    let key = session.key.borrow().clone();
+    let mut search = Search::new(&table, caller.pool, &key, caller.placement)?;
+    let pool = &table.pools[caller.pool];
+    loop {
+        let choice = shard.choose(&mut search)?;
+        session.attempts.set(search.attempts());
+        let backend = &pool.backends[choice.backend];
+        backend.shared.live.fetch_add(1, Relaxed);
+        let placed = Placed {
+            pool: pool.clone(),
+            backend: backend.clone(),
+            placement: choice.placement,
+            table_version: table.version,
+        };
+        *session.placed.borrow_mut() = Some(placed.clone());
+        match backend::connect(shard, session, pool, backend).await {
+            Ok(socket) => {
+                pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
+                let cells = backend.shared.cells.of(shard.index);
+                cells.sessions.add(1);
+                cells.active.add(1);
+                return Ok((socket, placed));
+            }
+            Err(end) => {
+                backend.shared.live.fetch_sub(1, Relaxed);
+                if end.side() == Side::Backend {
+                    shard.note_failing(backend);
+                }
+                search.failed(end)?;
+            }
+        }
+    }
+}
+
+/// Source and destination for a PROXY header to the backend.
+fn proxied_addresses(session: &Session, client: &Socket) -> Option<(SocketAddr, SocketAddr)> {
+    session.proxied.get().or_else(|| {
+        let local = SockRef::from(client).local_addr().ok()?.as_socket()?;
+        Some((session.peer?, local))
+    })
+}
+
+/// A connection that broke on one side must not look finished on the other: closing with linger 0
+/// sends RST (socket(7)), and leaves no TIME_WAIT behind.
+fn forward_reset(end: End, client: &Socket, backend: &Socket) {
+    let other = match end {
+        End::ClientReset | End::ClientTimeout | End::ClientError => backend,
+        End::BackendReset | End::BackendTimeout | End::BackendError => client,
+        _ => return,
+    };
+    // A socket that is already dead has nothing left to reset.
+    let _gone = SockRef::from(other).set_linger(Some(Duration::ZERO));
+}

@@ -1,0 +1,161 @@
+//! Reading the first bytes of a session, within a bound and a deadline.
+//!
+//! Silent clients own no buffer: the first receive happens when there is something to receive. The
+//! frame is parsed in place in the buffer it was received into, which then goes to the backend.
+
+use std::io;
+use std::time::Instant;
+
+use super::{Session, store_key};
+use crate::config::{FrameListener, ProxyIn, ProxyOthers};
+use crate::end::End;
+use crate::frame::Preface;
+use crate::proxy::{self, Header};
+use crate::shard::Shard;
+use crate::shard::wheel::ticks;
+use crate::sys::Socket;
+
+/// Room for the first receive, bytes: a login frame and more, in one allocation.
+const FIRST_LEN: usize = 512;
+
+/// The first bytes of one client.
+pub struct Reader<'a> {
+    shard: &'a Shard,
+    session: &'a Session,
+    client: &'a Socket,
+    received: Vec<u8>,
+    first_byte: Option<Instant>,
+}
+
+impl<'a> Reader<'a> {
+    /// Nothing was read yet.
+    pub fn new(shard: &'a Shard, session: &'a Session, client: &'a Socket) -> Reader<'a> {
+        Reader { shard, session, client, received: Vec::new(), first_byte: None }
+    }
+
+    /// Everything read that is for the backend, and when the first byte was seen.
+    pub fn finish(self) -> (Vec<u8>, Instant) {
+        (self.received, self.first_byte.unwrap_or_else(Instant::now))
+    }
+
+    /// Reads the PROXY header of a peer that must send one, and removes it.
+    pub async fn read_proxy_header(&mut self, settings: Option<&ProxyIn>) -> Result<(), End> {
+        let Some(settings) = settings else {
+            return Ok(());
+        };
+        if !is_listed(settings, self.session) {
+            return match settings.others {
+                ProxyOthers::Reject => Err(End::ProxyUntrusted),
+                ProxyOthers::Plain => Ok(()),
+            };
+        }
+        self.set_deadline(settings.timeout, End::ProxyTimeout);
+        loop {
+            match proxy::read(&self.received) {
+                Header::NeedMore(len) => self.receive(len).await?,
+                Header::Complete { len, addresses } => {
+                    self.session.proxied.set(addresses);
+                    self.remove(len);
+                    return Ok(());
+                }
+                Header::Invalid => return Err(End::ProxyInvalid),
+            }
+        }
+    }
+
+    /// Reads frames until one says who is calling, and stores the key. `false`: none of them does.
+    pub async fn read_key(&mut self, frame: &FrameListener) -> Result<bool, End> {
+        let deadline = self.set_deadline(frame.timeout, End::PrefaceSilent);
+        let untrusted = self.may_not_send_proxy();
+        loop {
+            if untrusted && proxy::looks_like_header(&self.received) {
+                return Err(End::ProxyUntrusted);
+            }
+            match frame.rules.read(&self.received) {
+                Preface::Key(key) => {
+                    store_key(self.session, &key);
+                    return Ok(true);
+                }
+                Preface::KeyMissing => return Ok(false),
+                Preface::Invalid(end) => return Err(end),
+                Preface::NeedMore(len) => {
+                    if !self.received.is_empty() {
+                        self.shard.set_deadline(self.session, deadline, End::PrefaceTimeout);
+                    }
+                    self.receive(len.min(frame.rules.preface_len_max())).await?;
+                }
+            }
+        }
+    }
+
+    fn may_not_send_proxy(&self) -> bool {
+        let listener = self.shard.listener(self.session.listener);
+        listener.proxy.as_ref().is_some_and(|proxy| !is_listed(proxy, self.session))
+    }
+
+    /// Sets the deadline of this stage, counted from accept. Returns its tick.
+    fn set_deadline(&self, after: std::time::Duration, end: End) -> u32 {
+        let since_accept = self.session.accepted.elapsed();
+        let left = after.saturating_sub(since_accept);
+        let at = self.shard.now().saturating_add(ticks(left)).saturating_add(1);
+        self.shard.set_deadline(self.session, at, end);
+        at
+    }
+
+    /// Receives at least one byte more; makes room for `len` in all. A receive is tried before the
+    /// wait: the first frame often comes with the handshake's last packet.
+    async fn receive(&mut self, len: usize) -> Result<(), End> {
+        loop {
+            let room = len.max(FIRST_LEN).saturating_sub(self.received.len());
+            self.received.reserve_exact(room);
+            match self.client.receive_more(&mut self.received) {
+                Ok(0) => return Err(End::PrefaceFin),
+                Ok(n) => {
+                    self.count(n);
+                    return Ok(());
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(failure(&error)),
+            }
+            if self.received.is_empty() {
+                self.received = Vec::new();
+            }
+            match self.session.interrupt.or(self.client.readable()).await? {
+                Ok(()) => {}
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+    }
+
+    fn count(&mut self, n: usize) {
+        self.first_byte.get_or_insert_with(Instant::now);
+        self.session.active.set(self.shard.now());
+        self.session.bytes_in.set(self.session.bytes_in.get() + n as u64);
+        self.shard.listener_cells(self.session.listener).bytes_in.add(n as u64);
+    }
+
+    /// Removes a PROXY header: it is not the client's.
+    fn remove(&mut self, len: usize) {
+        self.received.drain(..len);
+        self.session.bytes_in.set(self.session.bytes_in.get() - len as u64);
+        self.shard.listener_cells(self.session.listener).bytes_in.sub(len as u64);
+    }
+}
+
+fn failure(error: &io::Error) -> End {
+    match error.raw_os_error() {
+        Some(libc::ECONNRESET) => End::PrefaceReset,
+        _ => End::ClientError,
+    }
+}
+
+fn is_listed(settings: &ProxyIn, session: &Session) -> bool {
+    match session.peer {
+        None => settings.from_unix,
+        Some(peer) => {
+            // A dual-stack socket shows IPv4 peers as mapped addresses.
+            let ip = peer.ip().to_canonical();
+            settings.from.iter().any(|network| network.contains(&ip))
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! What a shard knows of one session: addresses, key, placement, counters, deadline. Nothing else.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use monoio::io::Canceller;
+use smallvec::SmallVec;
+
+use crate::end::{End, Placement, Side};
+use crate::relay::Failure;
+use crate::shard::interrupt::Interrupt;
+use crate::shard::wheel::{Tick, ticks};
+use crate::table::{Backend, Pool};
+
+/// A relay direction that moved nothing for this long gives up its buffer and polls again.
+pub const COOL_AFTER: Tick = 10;
+
+/// A key, in place up to 24 bytes: a 15-digit device id allocates nothing.
+pub type StoredKey = SmallVec<[u8; 24]>;
+
+/// Where a session is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Its first bytes are being read.
+    Preface,
+    /// Its backend is being connected.
+    Connect,
+    /// Bytes go both ways.
+    Relay,
+}
+
+impl Stage {
+    /// The name the admin interface shows.
+    pub fn label(self) -> &'static str {
+        match self {
+            Stage::Preface => "preface",
+            Stage::Connect => "connect",
+            Stage::Relay => "relay",
+        }
+    }
+}
+
+/// Where a session was placed.
+#[derive(Debug, Clone)]
+pub struct Placed {
+    /// The pool, of the table version that was current.
+    pub pool: Arc<Pool>,
+    /// The backend.
+    pub backend: Arc<Backend>,
+    /// Why there.
+    pub placement: Placement,
+    /// Version of the table.
+    pub table_version: u64,
+}
+
+/// Direction of a stream of bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client.
+    ToBackend = 0,
+    /// From the backend.
+    ToClient = 1,
+}
+
+/// What a look at the clock says about a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// Look again at this tick.
+    Again(Tick),
+    /// It is over.
+    Over(End),
+}
+
+/// One session.
+pub struct Session {
+    /// Its key in the shard's slab.
+    pub slot: u32,
+    /// Tells it from earlier users of the slot.
+    pub serial: u32,
+    /// Index of its listener.
+    pub listener: usize,
+    /// Who is at the other end of the socket; `None` for UNIX sockets.
+    pub peer: Option<SocketAddr>,
+    /// Source and destination from a PROXY header.
+    pub proxied: Cell<Option<(SocketAddr, SocketAddr)>>,
+    /// When it was accepted.
+    pub accepted: Instant,
+    /// Its key, empty until known.
+    pub key: RefCell<StoredKey>,
+    /// Its backend, once chosen.
+    pub placed: RefCell<Option<Placed>>,
+    /// Connection attempts made.
+    pub attempts: Cell<u32>,
+    /// Stage of its life.
+    pub stage: Cell<Stage>,
+    /// Ends its waits: deadlines, drain, hang-ups.
+    pub interrupt: Interrupt<End>,
+    /// Tick of its last byte, either way.
+    pub active: Cell<Tick>,
+    /// Bytes received from the client, a PROXY header excluded.
+    pub bytes_in: Cell<u64>,
+    /// Bytes sent to the client.
+    pub bytes_out: Cell<u64>,
+    /// Accept to complete preface.
+    pub preface_time: Cell<Option<Duration>>,
+    /// Time of the successful connection attempt; zero for a warm connection.
+    pub connect_time: Cell<Option<Duration>>,
+    /// Cancels the armed read of each direction, while there is one.
+    pub armed: [RefCell<Option<Canceller>>; 2],
+    /// How a send failed, per direction.
+    pub send_failed: [Cell<Option<Failure>>; 2],
+    deadline: Cell<(Tick, End)>,
+    idle_ticks: Cell<Tick>,
+    scheduled: Cell<Tick>,
+}
+
+/// What a session begins with.
+#[derive(Debug, Clone, Copy)]
+pub struct Birth {
+    /// Key in the shard's slab.
+    pub slot: u32,
+    /// Serial number on the shard.
+    pub serial: u32,
+    /// Index of the listener.
+    pub listener: usize,
+    /// The other end of the socket.
+    pub peer: Option<SocketAddr>,
+}
+
+impl Session {
+    /// A session just accepted, at tick `now`.
+    pub fn new(birth: Birth, now: Tick) -> Session {
+        Session {
+            slot: birth.slot,
+            serial: birth.serial,
+            listener: birth.listener,
+            peer: birth.peer,
+            proxied: Cell::new(None),
+            accepted: Instant::now(),
+            key: RefCell::default(),
+            placed: RefCell::new(None),
+            attempts: Cell::new(0),
+            stage: Cell::new(Stage::Preface),
+            interrupt: Interrupt::new(),
+            active: Cell::new(now),
+            bytes_in: Cell::new(0),
+            bytes_out: Cell::new(0),
+            preface_time: Cell::new(None),
+            connect_time: Cell::new(None),
+            armed: [RefCell::new(None), RefCell::new(None)],
+            send_failed: [Cell::new(None), Cell::new(None)],
+            deadline: Cell::new((Tick::MAX, End::PrefaceTimeout)),
+            idle_ticks: Cell::new(Tick::MAX / 2),
+            scheduled: Cell::new(Tick::MAX),
+        }
+    }
+
+    /// The address of the device: what a PROXY header says, else the peer's.
+    pub fn client(&self) -> Option<SocketAddr> {
+        self.proxied.get().map(|(source, _)| source).or(self.peer)
+    }
+
+    /// Sets the one deadline of the current stage. Returns the tick at which the wheel must show
+    /// this session, unless it will be shown early enough anyway.
+    #[must_use]
+    pub fn set_deadline(&self, at: Tick, end: End) -> Option<Tick> {
+        self.deadline.set((at, end));
+        self.schedule(at)
+    }
+
+    /// Enters the relay stage. Returns as [`Session::set_deadline`] does.
+    #[must_use]
+    pub fn begin_relay(&self, idle_timeout: Duration, now: Tick) -> Option<Tick> {
+        self.stage.set(Stage::Relay);
+        self.active.set(now);
+        self.idle_ticks.set(ticks(idle_timeout));
+        self.schedule(now.saturating_add(self.idle_ticks.get()))
+    }
+
+    /// Wants a look at `at`; `None` when one at least as early is pending.
+    #[must_use]
+    pub fn schedule(&self, at: Tick) -> Option<Tick> {
+        if at >= self.scheduled.get() {
+            return None;
+        }
+        self.scheduled.set(at);
+        Some(at)
+    }
+
+    /// The look that was asked for at `due` has come. `None` when it is out of date: an earlier one
+    /// took its place.
+    pub fn look(&self, due: Tick, now: Tick) -> Option<Look> {
+        if due != self.scheduled.get() {
+            return None;
+        }
+        self.scheduled.set(Tick::MAX);
+        if self.stage.get() != Stage::Relay {
+            let (at, end) = self.deadline.get();
+            return Some(if at <= now { Look::Over(end) } else { Look::Again(at) });
+        }
+        let quiet_since = self.active.get();
+        let idle_at = quiet_since.saturating_add(self.idle_ticks.get());
+        if idle_at <= now {
+            return Some(Look::Over(End::IdleTimeout));
+        }
+        if !self.is_armed() {
+            return Some(Look::Again(idle_at));
+        }
+        if quiet_since.saturating_add(COOL_AFTER) <= now {
+            self.cool();
+            return Some(Look::Again(idle_at));
+        }
+        Some(Look::Again(idle_at.min(now + COOL_AFTER)))
+    }
+
+    fn is_armed(&self) -> bool {
+        self.armed.iter().any(|canceller| canceller.borrow().is_some())
+    }
+
+    /// Takes the armed reads back; their owners go over to polling.
+    fn cool(&self) {
+        for armed in &self.armed {
+            let canceller = armed.borrow_mut().take();
+            if let Some(canceller) = canceller {
+                canceller.cancel();
+            }
+        }
+    }
+
+    /// Ends the session's wait because the peer on `side` hung up after its FIN.
+    pub fn hang_up(&self, side: Side) {
+        self.interrupt.set(match side {
+            Side::Client | Side::Us => End::ClientReset,
+            Side::Backend => End::BackendReset,
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session() -> Session {
+        Session::new(Birth { slot: 1, serial: 2, listener: 0, peer: None }, 0)
+    }
+
+    #[test]
+    fn an_earlier_deadline_replaces_a_later_look() {
+        let session = session();
+        assert_eq!(session.set_deadline(50, End::PrefaceTimeout), Some(50));
+        assert_eq!(session.set_deadline(15, End::ConnectTimeout), Some(15));
+        assert_eq!(session.look(50, 50), None, "out of date");
+        assert_eq!(session.look(15, 15), Some(Look::Over(End::ConnectTimeout)));
+    }
+
+    #[test]
+    fn a_later_deadline_waits_for_the_look_that_is_pending() {
+        let session = session();
+        assert_eq!(session.set_deadline(50, End::PrefaceTimeout), Some(50));
+        assert_eq!(session.begin_relay(Duration::from_secs(600), 10), None);
+        assert_eq!(session.look(50, 50), Some(Look::Again(6010)));
+        session.active.set(300);
+        assert_eq!(session.schedule(6010), Some(6010));
+        assert_eq!(session.look(6010, 6010), Some(Look::Again(6300)));
+        assert_eq!(session.schedule(6300), Some(6300));
+        assert_eq!(session.look(6300, 6300), Some(Look::Over(End::IdleTimeout)));
+    }
+}

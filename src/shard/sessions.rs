@@ -1,0 +1,141 @@
+//! Sessions of a shard: admission, begin, the one end, and what the admin interface sees of them.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use super::Shard;
+use super::mailbox::{Handover, Message, SessionView};
+use super::wheel::TICK;
+use crate::end::{End, Rejection};
+use crate::log::SessionRecord;
+use crate::session::{self, Birth, Session, Stage};
+use crate::sys::Accepted;
+
+impl Shard {
+    /// Decides about a connection just accepted: refuse it, give it to a less loaded shard, or
+    /// begin a session.
+    pub(super) fn admit(self: &Rc<Self>, listener: usize, accepted: Accepted) {
+        let open = self.metrics.process.connections.fetch_add(1, Relaxed);
+        if open as usize >= self.config.runtime.max_connections {
+            self.metrics.process.connections.fetch_sub(1, Relaxed);
+            self.count_rejection(listener, Rejection::MaxConnections);
+            refuse(accepted.socket);
+            return;
+        }
+        let target = self.loads.place(self.index);
+        if target == self.index {
+            self.begin(listener, accepted);
+            return;
+        }
+        self.cells().handed_over.add(1);
+        let Accepted { socket, peer } = accepted;
+        let message = Message::Connection(Handover { socket, listener, peer });
+        if let Err(error) = self.mailboxes[target].send(message) {
+            tracing::warn!(%error, shard = target, "could not wake a shard");
+        }
+    }
+
+    /// Begins a session for a connection that is counted already.
+    pub(super) fn begin(self: &Rc<Self>, listener: usize, accepted: Accepted) {
+        let cells = self.listener_cells(listener);
+        cells.sessions.add(1);
+        cells.active.add(1);
+        let serial = self.serial.get().wrapping_add(1);
+        self.serial.set(serial);
+        let mut sessions = self.sessions.borrow_mut();
+        let entry = sessions.vacant_entry();
+        let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
+        let birth = Birth { slot, serial, listener, peer: accepted.peer };
+        let session = Rc::new(Session::new(birth, self.now()));
+        entry.insert(session.clone());
+        drop(sessions);
+        monoio::spawn(session::run(self.clone(), session, accepted.socket));
+    }
+
+    /// The one place where a session ends: one reason, one count, at most one log line.
+    pub fn end(&self, session: &Session, end: End) {
+        let cells = self.listener_cells(session.listener);
+        cells.ends[end as usize].add(1);
+        cells.active.sub(1);
+        let life = session.accepted.elapsed();
+        cells.lives.record(life);
+        if session.stage.get() == Stage::Relay
+            && let Some(placed) = &*session.placed.borrow()
+        {
+            placed.backend.shared.live.fetch_sub(1, Relaxed);
+            placed.backend.shared.cells.of(self.index).active.sub(1);
+        }
+        if self.log.is_on() && !self.log.push(self.record(session, end, life)) {
+            self.cells().log_dropped.add(1);
+        }
+        self.sessions.borrow_mut().try_remove(session.slot as usize);
+        self.loads.ended(self.index);
+        self.metrics.process.connections.fetch_sub(1, Relaxed);
+        self.finish_if_drained();
+    }
+
+    fn record(&self, session: &Session, end: End, duration: Duration) -> Box<SessionRecord> {
+        let placed = session.placed.borrow();
+        let placed = placed.as_ref();
+        Box::new(SessionRecord {
+            ended: std::time::SystemTime::now(),
+            listener: self.metrics.listeners[session.listener].name.clone(),
+            client: session.client(),
+            via: session.proxied.get().and(session.peer),
+            key: session.key.take(),
+            pool: placed.map(|placed| placed.pool.label.clone()),
+            backend: placed.map(|placed| placed.backend.label.clone()),
+            placement: placed.map(|placed| placed.placement),
+            end,
+            attempts: session.attempts.get(),
+            bytes_in: session.bytes_in.get(),
+            bytes_out: session.bytes_out.get(),
+            preface: session.preface_time.get(),
+            connect: session.connect_time.get(),
+            duration,
+            table_version: placed.map_or(0, |placed| placed.table_version),
+            shard: self.index,
+        })
+    }
+
+    pub(super) fn count_rejection(&self, listener: usize, reason: Rejection) {
+        self.listener_cells(listener).rejections[reason as usize].add(1);
+    }
+
+    pub(super) fn session(&self, slot: u32, serial: u32) -> Option<Rc<Session>> {
+        let sessions = self.sessions.borrow();
+        sessions.get(slot as usize).filter(|session| session.serial == serial).cloned()
+    }
+
+    pub(super) fn views(&self, limit: usize) -> Vec<SessionView> {
+        self.sessions.borrow().iter().take(limit).map(|(_, s)| self.view(s)).collect()
+    }
+
+    fn view(&self, session: &Session) -> SessionView {
+        let placed = session.placed.borrow();
+        let placed = placed.as_ref();
+        let idle = self.now().saturating_sub(session.active.get());
+        SessionView {
+            client: session.client().map_or_else(|| "unix".to_owned(), |a| a.to_string()),
+            listener: self.listener(session.listener).name.clone(),
+            key: String::from_utf8_lossy(&session.key.borrow()).into_owned(),
+            pool: placed.map_or(String::new(), |p| p.pool.settings.name.clone()),
+            backend: placed.map_or(String::new(), |p| p.backend.label.to_string()),
+            placement: placed.map_or("", |p| p.placement.label()),
+            state: session.stage.get().label(),
+            shard: self.index,
+            age_seconds: session.accepted.elapsed().as_secs_f64(),
+            idle_seconds: f64::from(idle) * TICK.as_secs_f64(),
+            bytes_in: session.bytes_in.get(),
+            bytes_out: session.bytes_out.get(),
+        }
+    }
+}
+
+/// Closes with a reset: no TIME_WAIT is left behind, and the client knows at once.
+fn refuse(socket: OwnedFd) {
+    // The client may be gone already.
+    let _gone = socket2::SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+}

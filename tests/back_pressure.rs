@@ -1,0 +1,62 @@
+//! A stalled reader stops its sender; the gateway's memory does not grow with what waits.
+
+mod gateway;
+
+use std::io::Write;
+use std::time::Duration;
+
+use gateway::backend::Backend;
+use gateway::client::{Client, login};
+use gateway::{Gateway, frame_config};
+
+/// Sends until nothing more is taken for a while.
+fn fill(sender: &mut Client) -> usize {
+    sender.stream.set_nonblocking(true).unwrap();
+    let (mut sent, mut full) = (0, 0);
+    while full < 20 {
+        match sender.stream.write(&[0x55; 65536]) {
+            Ok(n) => {
+                sent += n;
+                full = 0;
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                full += 1;
+                std::thread::park_timeout(Duration::from_millis(20));
+            }
+        }
+        assert!(sent < 1 << 30, "nothing ever stopped the sender");
+    }
+    sender.stream.set_nonblocking(false).unwrap();
+    sent
+}
+
+#[test]
+fn stalled_readers_stop_their_senders_within_bounded_memory() {
+    let listening = Backend::manual();
+    let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+    let before = gateway.resident_bytes();
+    let mut sessions = Vec::new();
+    for n in 0..20 {
+        let id = format!("stalled-{n}");
+        let mut client = Client::login(gateway.address("devices"), &id);
+        let mut backend = listening.accept();
+        backend.receive(login(&id).len());
+        let (to_backend, to_client) = (fill(&mut client), fill(&mut backend));
+        sessions.push((client, backend, to_backend, to_client));
+    }
+    let grown = gateway.resident_bytes().saturating_sub(before);
+    // Two directions, one buffer of 64 KiB each, and some change.
+    assert!(grown < 20 * 200 * 1024, "{grown} bytes for 20 stalled sessions");
+
+    // And every byte that was taken arrives once the readers wake up.
+    let Some((mut client, mut backend, to_backend, to_client)) = sessions.pop() else {
+        panic!("no sessions");
+    };
+    let reader = std::thread::spawn(move || {
+        assert!(backend.receive(to_backend).iter().all(|byte| *byte == 0x55));
+        backend
+    });
+    assert!(client.receive(to_client).iter().all(|byte| *byte == 0x55));
+    reader.join().unwrap();
+}

@@ -1,0 +1,86 @@
+//! Backends in the test's own process: one thread per connection.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::mpsc::{self, Receiver};
+
+use super::DEADLINE;
+use super::client::Client;
+
+/// A listening backend whose connections the test takes one by one.
+pub struct Backend {
+    pub address: SocketAddr,
+    accepted: Receiver<TcpStream>,
+}
+
+impl Backend {
+    /// Connections are left to the test.
+    pub fn manual() -> Backend {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (sender, accepted) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if sender.send(stream).is_err() {
+                    return;
+                }
+            }
+        });
+        Backend { address, accepted }
+    }
+
+    /// Every connection gets `name` and a newline, then an echo of everything; FIN for FIN.
+    pub fn echo(name: &str) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let greeting = format!("{name}\n");
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let greeting = greeting.clone();
+                std::thread::spawn(move || serve_echo(stream, &greeting));
+            }
+        });
+        address
+    }
+
+    /// The next connection the gateway made.
+    pub fn accept(&self) -> Client {
+        let stream = self.accepted.recv_timeout(DEADLINE).expect("the gateway connects");
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Client { stream }
+    }
+
+    /// Whether the gateway has made no further connection.
+    pub fn is_untouched(&self) -> bool {
+        self.accepted.try_recv().is_err()
+    }
+}
+
+fn serve_echo(mut stream: TcpStream, greeting: &str) {
+    stream.set_nodelay(true).unwrap();
+    let mut buf = [0; 65536];
+    let mut greeted = greeting == "\n";
+    while let Ok(n) = stream.read(&mut buf) {
+        if n == 0 {
+            // The gateway may have gone first.
+            let _gone = stream.shutdown(Shutdown::Write);
+            return;
+        }
+        if !greeted {
+            greeted = true;
+            if stream.write_all(greeting.as_bytes()).is_err() {
+                return;
+            }
+        }
+        if stream.write_all(&buf[..n]).is_err() {
+            return;
+        }
+    }
+}
+
+/// An address where nobody listens: bound once, so that it was free, and released.
+pub fn refusing_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}

@@ -1,0 +1,300 @@
+//! A running gateway, its backends and its clients, for tests: real processes and real sockets.
+#![allow(dead_code, reason = "each test uses a part of this")]
+
+pub mod backend;
+pub mod client;
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// Nothing in these tests takes longer, on a loaded machine.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Lines of one of the gateway's outputs, as they come.
+#[derive(Clone, Default)]
+pub struct Lines {
+    inner: Arc<(Mutex<(Vec<String>, bool)>, Condvar)>,
+}
+
+impl Lines {
+    fn follow(source: impl Read + Send + 'static) -> Lines {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(source).lines().map_while(Result::ok) {
+                writer.inner.0.lock().unwrap().0.push(line);
+                writer.inner.1.notify_all();
+            }
+            writer.inner.0.lock().unwrap().1 = true;
+            writer.inner.1.notify_all();
+        });
+        lines
+    }
+
+    pub fn all(&self) -> Vec<String> {
+        self.inner.0.lock().unwrap().0.clone()
+    }
+
+    /// Waits until `found` makes something of the lines so far.
+    pub fn wait<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
+        let give_up = Instant::now() + DEADLINE;
+        let mut lines = self.inner.0.lock().unwrap();
+        loop {
+            if let Some(result) = found(&lines.0) {
+                return result;
+            }
+            let left = give_up.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero() && !lines.1, "no {what}; lines: {:#?}", lines.0);
+            lines = self.inner.1.wait_timeout(lines, left).unwrap().0;
+        }
+    }
+}
+
+/// A gateway process.
+pub struct Gateway {
+    pub child: Child,
+    pub operational: Lines,
+    pub sessions: Lines,
+    pub admin: SocketAddr,
+    listeners: HashMap<String, SocketAddr>,
+    directory: PathBuf,
+}
+
+/// The start of a configuration whose gateway has one shard and an admin interface.
+pub const ONE_SHARD: &str = "[runtime]\ncores = [0]\nmax_connections = 1000\n";
+
+/// How to start.
+#[derive(Default)]
+pub struct Start {
+    /// Limit of open files, hard and soft.
+    pub descriptors: Option<u64>,
+    /// Extra work in the child before it becomes the gateway.
+    pub before_exec: Option<fn() -> std::io::Result<()>>,
+    /// Environment.
+    pub variables: Vec<(String, String)>,
+}
+
+static SERIAL: AtomicU32 = AtomicU32::new(0);
+
+/// A directory of this test's own.
+pub fn directory() -> PathBuf {
+    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+    let path = PathBuf::from(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("gateway-{}-{serial}", std::process::id()));
+    std::fs::create_dir_all(&path).unwrap();
+    path
+}
+
+fn command(directory: &std::path::Path, toml: &str, start: &Start) -> Command {
+    let file = directory.join("corelane.toml");
+    std::fs::write(&file, toml).unwrap();
+    let mut command = match start.descriptors {
+        None => Command::new(env!("CARGO_BIN_EXE_corelane")),
+        Some(limit) => {
+            let mut command = Command::new("prlimit");
+            command.arg(format!("--nofile={limit}:{limit}"));
+            command.arg(env!("CARGO_BIN_EXE_corelane"));
+            command
+        }
+    };
+    command.arg("run").arg("-c").arg(file).stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(start.variables.iter().cloned());
+    if let Some(before) = start.before_exec {
+        // SAFETY: the closure only makes system calls; it is a plain fn, chosen by the test.
+        #[allow(unsafe_code)]
+        unsafe {
+            command.pre_exec(before);
+        }
+    }
+    command
+}
+
+/// Runs a gateway that is expected not to start: its exit code and standard error.
+pub fn run_to_end(toml: &str, start: &Start) -> (Option<i32>, String) {
+    let directory = directory();
+    let output = command(&directory, toml, start).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+impl Gateway {
+    /// Starts a gateway and waits until it is ready. `[admin]` is added.
+    pub fn start(toml: &str) -> Gateway {
+        Gateway::start_with(toml, &Start::default())
+    }
+
+    pub fn start_with(toml: &str, start: &Start) -> Gateway {
+        let directory = directory();
+        let toml = format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n");
+        let mut child = command(&directory, &toml, start).spawn().unwrap();
+        let operational = Lines::follow(child.stderr.take().unwrap());
+        let sessions = Lines::follow(child.stdout.take().unwrap());
+        let mut gateway = Gateway {
+            child,
+            operational,
+            sessions,
+            admin: "127.0.0.1:0".parse().unwrap(),
+            listeners: HashMap::new(),
+            directory,
+        };
+        let ready = gateway.operational.wait("ready line", |lines| {
+            lines.iter().any(|line| line.contains("\"ready\"")).then(|| lines.to_vec())
+        });
+        for line in ready {
+            let Ok(line) = serde_json::from_str::<Value>(&line) else { continue };
+            let address = line["address"].as_str().and_then(|text| text.parse().ok());
+            match (line["message"].as_str(), line["listener"].as_str(), address) {
+                (Some("listening"), Some(name), Some(address)) => {
+                    gateway.listeners.entry(name.to_owned()).or_insert(address);
+                }
+                (Some("admin interface listening"), _, Some(address)) => gateway.admin = address,
+                _ => {}
+            }
+        }
+        gateway
+    }
+
+    /// The address of a listener.
+    pub fn address(&self, listener: &str) -> SocketAddr {
+        self.listeners[listener]
+    }
+
+    /// The directory of its configuration.
+    pub fn directory(&self) -> &std::path::Path {
+        &self.directory
+    }
+
+    /// One HTTP request to the admin interface: status and body.
+    pub fn get(&self, path: &str) -> (u16, String) {
+        let mut stream = TcpStream::connect_timeout(&self.admin, DEADLINE).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let status = response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, body.to_owned())
+    }
+
+    /// The value of a metric; `series` is its name with labels as the page writes them.
+    pub fn metric(&self, series: &str) -> f64 {
+        let (_, page) = self.get("/metrics");
+        page.lines()
+            .find_map(|line| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok())
+            .unwrap_or(0.0)
+    }
+
+    /// Waits until a metric has a value.
+    pub fn wait_metric(&self, series: &str, value: f64) {
+        let give_up = Instant::now() + DEADLINE;
+        loop {
+            let seen = self.metric(series);
+            if (seen - value).abs() < f64::EPSILON {
+                return;
+            }
+            assert!(Instant::now() < give_up, "{series} is {seen}, not {value}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for the lines of `count` ended sessions.
+    pub fn session_lines(&self, count: usize) -> Vec<Value> {
+        let lines = self.sessions.wait(&format!("{count} session lines"), |lines| {
+            (lines.len() >= count).then(|| lines.to_vec())
+        });
+        lines.iter().map(|line| serde_json::from_str(line).expect(line)).collect()
+    }
+
+    /// Waits for the line of the only session and checks why it ended.
+    pub fn assert_end(&self, end: &str) -> Value {
+        let line = self.session_lines(1).remove(0);
+        assert_eq!(line["end"], end, "{line}");
+        line
+    }
+
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill")
+            .arg(format!("-{name}"))
+            .arg(self.child.id().to_string())
+            .status()
+            .unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the process to end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let give_up = Instant::now() + DEADLINE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < give_up, "the gateway did not end");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+
+    /// Resident memory, bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS")).unwrap();
+        let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024
+    }
+
+    /// User and system time used so far.
+    pub fn cpu(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+        let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("gateway said: {:#?}", self.operational.all());
+        }
+        let _gone = std::fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// A configuration with one frame listener `devices` on a free port of 127.0.0.1 and one pool `c2s`
+/// over `backends`. `pool` holds further keys of the pool, `frame` further keys of the listener.
+pub fn frame_config(backends: &[SocketAddr], pool: &str, frame: &str) -> String {
+    let backends: Vec<String> = backends.iter().map(|b| format!("\"{b}\"")).collect();
+    format!(
+        r#"{ONE_SHARD}
+[[listener]]
+name = "devices"
+bind = ["127.0.0.1:0"]
+protocol = "frame"
+pool = "c2s"
+[listener.frame]
+header = ">ccHH"
+fields = ["type", "version", "time", "length"]
+key = "json:devid"
+{frame}
+[pool.c2s]
+balance = "crc32_mod"
+backends = [{}]
+{pool}
+"#,
+        backends.join(", ")
+    )
+}

@@ -1,0 +1,159 @@
+//! A backend that cannot be reached: retries replay the preface, policies are followed, and every
+//! detour has a reason that is counted and logged.
+
+mod gateway;
+
+use std::net::TcpListener;
+
+use gateway::backend::{Backend, refusing_address};
+use gateway::client::{Client, login};
+use gateway::{Gateway, frame_config};
+
+/// An id whose home is backend `index` of `count`.
+fn id_at(index: usize, count: usize) -> String {
+    (0..)
+        .map(|n| format!("device-{n}"))
+        .find(|id| crc32fast::hash(id.as_bytes()) as usize % count == index)
+        .unwrap()
+}
+
+#[test]
+fn a_refused_connection_is_retried_on_the_next_backend_with_the_preface_replayed() {
+    let alive = Backend::manual();
+    let toml = frame_config(&[refusing_address(), alive.address], "retries = 1", "");
+    let gateway = Gateway::start(&toml);
+    let id = id_at(0, 2);
+    let mut client = Client::connect(gateway.address("devices"));
+    let sent = [login(&id), b"and what was pipelined".to_vec()].concat();
+    client.send(&sent);
+    let mut accepted = alive.accept();
+    assert_eq!(accepted.receive(sent.len()), sent);
+    drop((client, accepted));
+    let line = gateway.session_lines(1).remove(0);
+    assert_eq!((&line["placement"], &line["attempts"]), (&"retry".into(), &2.into()), "{line}");
+
+    // The backend that just failed is passed over without another attempt.
+    let mut second = Client::login(gateway.address("devices"), &id);
+    second.fin();
+    alive.accept().fin();
+    let line = gateway.session_lines(2).remove(1);
+    assert_eq!(line["placement"], "passed_over", "{line}");
+    assert_eq!(line["attempts"], 1, "{line}");
+    let home = format!("{}", toml.lines().find(|l| l.starts_with("backends")).unwrap());
+    let refused = home.split('"').nth(1).unwrap();
+    let failures = gateway.metric(&format!(
+        "corelane_backend_connect_failures_total{{pool=\"c2s\",backend=\"{refused}\",reason=\"connect_refused\"}}"
+    ));
+    assert!((failures - 1.0).abs() < 0.1, "{failures}");
+}
+
+#[test]
+fn without_retries_a_refused_backend_ends_the_session_and_others_are_untouched() {
+    let alive = Backend::manual();
+    let toml = frame_config(&[refusing_address(), alive.address], "fail_timeout = \"5s\"", "");
+    let gateway = Gateway::start(&toml);
+    for reason in ["connect_refused", "backend_failing"] {
+        let mut client = Client::login(gateway.address("devices"), &id_at(0, 2));
+        client.assert_closed_silently();
+        gateway.wait_metric(
+            &format!("corelane_closes_total{{listener=\"devices\",reason=\"{reason}\"}}"),
+            1.0,
+        );
+    }
+    assert!(alive.is_untouched(), "a key went to a backend that is not its own");
+}
+
+#[test]
+fn a_failing_backend_is_tried_again_after_fail_timeout() {
+    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let toml = frame_config(&[address], "fail_timeout = \"1s\"", "");
+    let gateway = Gateway::start(&toml);
+    Client::login(gateway.address("devices"), "a").assert_closed_silently();
+    let listener = TcpListener::bind(address).unwrap();
+    let give_up = std::time::Instant::now() + gateway::DEADLINE;
+    loop {
+        assert!(std::time::Instant::now() < give_up, "never tried again");
+        let mut client = Client::login(gateway.address("devices"), "a");
+        client.fin();
+        listener.set_nonblocking(true).unwrap();
+        std::thread::park_timeout(std::time::Duration::from_millis(200));
+        if listener.accept().is_ok() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_backend_marked_down_follows_on_down() {
+    let alive = Backend::manual();
+    for (policy, placement) in [("reject", None), ("next", Some("next"))] {
+        let toml = frame_config(&[alive.address], &format!("on_down = \"{policy}\""), "").replace(
+            "backends = [",
+            "backends = [{ address = \"127.0.0.1:1\", state = \"down\" }, ",
+        );
+        let gateway = Gateway::start(&toml);
+        let mut client = Client::login(gateway.address("devices"), &id_at(0, 2));
+        match placement {
+            None => {
+                client.assert_closed_silently();
+                gateway.assert_end("backend_down");
+            }
+            Some(reason) => {
+                alive.accept().fin();
+                client.fin();
+                assert_eq!(gateway.session_lines(1)[0]["placement"], reason);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_backend_that_does_not_answer_runs_into_connect_timeout_and_the_next_is_tried() {
+    // A listener with a full queue answers no handshake.
+    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    deaf.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    deaf.listen(0).unwrap();
+    let address = deaf.local_addr().unwrap().as_socket().unwrap();
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        let socket =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        // EINPROGRESS: the queue fills without anybody accepting.
+        let _pending = socket.connect(&address.into());
+        waiting.push(socket);
+    }
+    let alive = Backend::manual();
+    let pool = "retries = 1\nconnect_timeout = \"300ms\"";
+    let gateway = Gateway::start(&frame_config(&[address, alive.address], pool, ""));
+    let begun = std::time::Instant::now();
+    let mut client = Client::login(gateway.address("devices"), &id_at(0, 2));
+    alive.accept().fin();
+    assert!(begun.elapsed() >= std::time::Duration::from_millis(300));
+    client.fin();
+    assert_eq!(gateway.session_lines(1)[0]["placement"], "retry");
+    let series = format!(
+        "corelane_backend_connect_failures_total{{pool=\"c2s\",backend=\"{address}\",reason=\"connect_timeout\"}}"
+    );
+    gateway.wait_metric(&series, 1.0);
+}
+
+#[test]
+fn round_robin_passes_over_a_backend_that_failed() {
+    let alive = Backend::manual();
+    let toml = frame_config(&[refusing_address(), alive.address], "retries = 1", "")
+        .replace("crc32_mod", "round_robin");
+    let gateway = Gateway::start(&toml);
+    for n in 0..6 {
+        let mut client = Client::login(gateway.address("devices"), &format!("{n}"));
+        let mut accepted = alive.accept();
+        accepted.receive(login(&format!("{n}")).len());
+        accepted.fin();
+        client.fin();
+    }
+    let attempts: i64 =
+        gateway.session_lines(6).iter().map(|line| line["attempts"].as_i64().unwrap()).sum();
+    assert_eq!(attempts, 7, "one failed attempt, then none");
+}
