@@ -47,6 +47,15 @@ enum Event {
     ShardEnded(usize, Result<(), String>),
 }
 
+/// How a run ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every shard has drained.
+    Drained,
+    /// A second signal came; shards still run.
+    AtOnce,
+}
+
 /// Runs until every shard has drained, or a second signal asks to end at once.
 ///
 /// # Errors
@@ -55,7 +64,7 @@ pub fn run(
     control: Control<'_>,
     admin: Option<AdminListener>,
     ended: ShardEnds,
-) -> Result<(), RunError> {
+) -> Result<Ended, RunError> {
     let system = |error| RunError::System("cannot start the control plane", error);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
@@ -86,7 +95,7 @@ pub fn run(
 }
 
 impl Control<'_> {
-    async fn serve(&self, mut signals: Signals, mut ended: ShardEnds) -> Result<(), RunError> {
+    async fn serve(&self, mut signals: Signals, mut ended: ShardEnds) -> Result<Ended, RunError> {
         let mut left = self.shards.len();
         let mut stopping = false;
         while left > 0 {
@@ -97,16 +106,13 @@ impl Control<'_> {
             match event {
                 Event::Stop(name) if stopping => {
                     tracing::warn!(signal = name, "second signal: ending at once");
-                    return Ok(());
+                    return Ok(Ended::AtOnce);
                 }
                 Event::Stop(name) => {
                     stopping = true;
                     self.drain(name);
                 }
-                Event::Reopen => {
-                    self.session_log.reopen();
-                    tracing::info!("session log reopened");
-                }
+                Event::Reopen => self.session_log.reopen(),
                 Event::Reload => tracing::warn!(
                     "this version cannot reload its configuration: restart it to apply changes"
                 ),
@@ -120,7 +126,7 @@ impl Control<'_> {
                 }
             }
         }
-        Ok(())
+        Ok(Ended::Drained)
     }
 
     fn drain(&self, signal: &'static str) {

@@ -12,7 +12,7 @@ use core_affinity::CoreId;
 
 use crate::admin::{AdminListener, Phase};
 use crate::config::Config;
-use crate::control::{self, Control};
+use crate::control::{self, Control, Ended};
 use crate::listen::{self, BindError};
 use crate::log::{Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{ListenerMetrics, Metrics, PerShard, ProcessCells};
@@ -116,14 +116,14 @@ fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
     };
     let result = control::run(control, admin, ended);
     listen::remove_files(&config);
-    if result.is_ok() {
+    if matches!(result, Ok(Ended::Drained)) {
         for thread in running.threads {
             // A shard that failed has said so through `ended`.
             let _reported = thread.join();
         }
     }
     session_log.finish();
-    result
+    result.map(|_| ())
 }
 
 fn raise_descriptors(config: &Config) -> Result<(), RunError> {

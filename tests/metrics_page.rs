@@ -145,7 +145,7 @@ impl Observing {
     fn new(listeners: &[&str], pools: &[config::Pool]) -> Observing {
         let listener = |name: &&str| {
             let cells = PerShard::new(SHARDS);
-            Arc::new(ListenerMetrics { name: (*name).to_owned(), cells })
+            Arc::new(ListenerMetrics { name: (*name).into(), cells })
         };
         let metrics = Arc::new(Metrics {
             process: Default::default(),

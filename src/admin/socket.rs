@@ -36,15 +36,12 @@ impl AdminListener {
     ///
     /// # Errors
     /// The address is in use (also: somebody answers on the UNIX socket), a file that is no socket
-    /// is in the way, or whatever else binding says. The message names the address.
+    /// is in the way, or whatever else binding says. The message does not name the address.
     pub fn bind(address: &Address) -> io::Result<AdminListener> {
-        let bound = match address {
+        match address {
             Address::Tcp(tcp) => bind_tcp(*tcp),
             Address::Unix(path) => bind_unix(path),
-        };
-        bound.map_err(|error| {
-            io::Error::new(error.kind(), format!("admin address {address}: {error}"))
-        })
+        }
     }
 
     /// Where it listens; for TCP port 0, the port the kernel chose.

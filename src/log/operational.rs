@@ -32,7 +32,7 @@ impl OperationalLog {
     /// Takes over all `tracing` events of the process from `level` upwards.
     ///
     /// # Errors
-    /// Standard error is closed, no thread can be had, or somebody takes the events already
+    /// Standard error is closed, no thread can be had, or events are taken already
     /// (`AlreadyExists`).
     pub fn start(level: Level, cells: Arc<LogCells>) -> io::Result<OperationalLog> {
         let events = Events { queue: Arc::new(ArrayQueue::new(QUEUE)), cells: cells.clone() };

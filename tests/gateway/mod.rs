@@ -22,7 +22,13 @@ pub const DEADLINE: Duration = Duration::from_secs(20);
 /// Lines of one of the gateway's outputs, as they come.
 #[derive(Clone, Default)]
 pub struct Lines {
-    inner: Arc<(Mutex<(Vec<String>, bool)>, Condvar)>,
+    inner: Arc<(Mutex<Output>, Condvar)>,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Vec<String>,
+    ended: bool,
 }
 
 impl Lines {
@@ -31,30 +37,31 @@ impl Lines {
         let writer = lines.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(source).lines().map_while(Result::ok) {
-                writer.inner.0.lock().unwrap().0.push(line);
+                writer.inner.0.lock().unwrap().lines.push(line);
                 writer.inner.1.notify_all();
             }
-            writer.inner.0.lock().unwrap().1 = true;
+            writer.inner.0.lock().unwrap().ended = true;
             writer.inner.1.notify_all();
         });
         lines
     }
 
     pub fn all(&self) -> Vec<String> {
-        self.inner.0.lock().unwrap().0.clone()
+        self.inner.0.lock().unwrap().lines.clone()
     }
 
     /// Waits until `found` makes something of the lines so far.
     pub fn wait<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
         let give_up = Instant::now() + DEADLINE;
-        let mut lines = self.inner.0.lock().unwrap();
+        let mut output = self.inner.0.lock().unwrap();
         loop {
-            if let Some(result) = found(&lines.0) {
+            if let Some(result) = found(&output.lines) {
                 return result;
             }
             let left = give_up.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero() && !lines.1, "no {what}; lines: {:#?}", lines.0);
-            lines = self.inner.1.wait_timeout(lines, left).unwrap().0;
+            let given_up = left.is_zero() || output.ended;
+            assert!(!given_up, "no {what}; lines: {:#?}", output.lines);
+            output = self.inner.1.wait_timeout(output, left).unwrap().0;
         }
     }
 }
