@@ -7,8 +7,11 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use corelane::balance::Algorithm;
-use corelane::config::{Address, BackendState, Config, Listener, OnDown, Pool};
+use corelane::config::{Address, BackendState, Config, Environment, Listener, OnDown, Pool};
 use serde::Serialize;
+
+/// Cores a configuration may name.
+const CORES_MAX: usize = 4_096;
 
 /// Where a device must be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +156,18 @@ fn find_listener(config: &Config, target: Option<SocketAddr>) -> anyhow::Result<
 }
 
 /// Reads the gateway's configuration.
+///
+/// It is checked for what it says, not for this process: the gateway may run on other cores and
+/// with more descriptors than we have.
 pub fn read_gateway(path: &Path) -> anyhow::Result<Config> {
-    bail!("reading {} awaits the loader", path.display())
+    let environment = Environment {
+        variable: &|name| std::env::var(name).ok(),
+        cores: (0..CORES_MAX).collect(),
+        descriptors_max: u64::MAX,
+    };
+    let loaded = corelane::config::load(path, &environment)
+        .context("the gateway's configuration cannot be used")?;
+    Ok(loaded.config)
 }
 
 #[cfg(test)]
