@@ -41,6 +41,8 @@ counters! {
     DevicesLoggedIn = "devices_logged_in",
     /// Devices that were logged in when the run was told to end.
     DevicesAtEnd = "devices_at_end",
+    /// Devices that had logged in, were without a connection then, and not because of a storm.
+    DevicesGone = "devices_gone",
     /// Devices not started: the configuration refuses their key.
     DevicesUnroutable = "devices_unroutable",
     /// Logins whose backend could be compared with the table.

@@ -43,6 +43,8 @@ pub struct Device {
     lost_at_ns: Option<u64>,
     settled: bool,
     logins: u64,
+    /// The last connection ended by the storm.
+    killed: bool,
 }
 
 /// What a device is told from outside its own task.
@@ -91,6 +93,7 @@ impl Device {
             lost_at_ns: None,
             settled: false,
             logins: 0,
+            killed: false,
         }
     }
 
@@ -113,6 +116,11 @@ impl Device {
         let mut roster = squad.roster.borrow_mut();
         self.roster_place = Some(roster.len());
         roster.push(n);
+    }
+
+    /// Whether it once was logged in and is not connected, for another reason than a storm.
+    pub fn is_gone(&self) -> bool {
+        self.logins > 0 && !self.killed && self.roster_place.is_none()
     }
 
     fn settle(&mut self, squad: &Squad) {
@@ -213,6 +221,7 @@ fn unlink(squad: &Squad, n: usize, ended: Ended) {
     let mut device = squad.devices[n].borrow_mut();
     let Some(link) = device.link.take() else { return };
     let was_logged_in = link.logged_in;
+    device.killed = ended == Ended::Killed;
     if let Some(place) = device.roster_place.take() {
         strike_off(squad, place);
     }

@@ -72,6 +72,8 @@ pub struct Host {
     pub cpu: String,
     /// Cores this process may use.
     pub cores: usize,
+    /// `net.ipv4.tcp_congestion_control`.
+    pub congestion_control: String,
 }
 
 impl Host {
@@ -86,6 +88,7 @@ impl Host {
         Host {
             name: line("/proc/sys/kernel/hostname"),
             kernel: line("/proc/sys/kernel/osrelease"),
+            congestion_control: line("/proc/sys/net/ipv4/tcp_congestion_control"),
             cpu: model.map_or("unknown", |m| m.trim_start_matches([' ', '\t', ':'])).to_string(),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
         }

@@ -79,7 +79,7 @@ struct ArmDocument<'a> {
     cpu_seconds: f64,
     cpu_us_per_answer: Option<f64>,
     counters: BTreeMap<&'static str, u64>,
-    latency_ns: BTreeMap<&'static str, BTreeMap<&'static str, f64>>,
+    latency_ns: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     devices_by_backend: &'a BTreeMap<String, u64>,
     examples: &'a [String],
 }
@@ -112,11 +112,9 @@ impl ArmReport {
         if missing > 0 && !self.interrupted {
             faults.push(format!("{missing} devices never logged in"));
         }
-        let logged_in = self.tally.get(Count::DevicesLoggedIn);
-        let gone = logged_in.saturating_sub(self.tally.get(Count::DevicesAtEnd));
-        let killed_for_good = if args.reconnect { 0 } else { self.tally.get(Count::Killed) };
-        if gone > killed_for_good && !args.churn {
-            faults.push(format!("{} devices gone at the end", gone - killed_for_good));
+        let gone = self.tally.get(Count::DevicesGone);
+        if gone > 0 {
+            faults.push(format!("{gone} devices gone at the end"));
         }
         faults.iter_mut().for_each(|fault| *fault = format!("{}: {fault}", self.plan.arm.name()));
         faults
@@ -145,16 +143,17 @@ impl ArmReport {
     }
 }
 
-fn summary(latency: &Latency) -> BTreeMap<&'static str, f64> {
+/// Whole nanoseconds; only the count if there is nothing.
+fn summary(latency: &Latency) -> BTreeMap<&'static str, u64> {
     let histogram = latency.histogram();
-    let mut values = BTreeMap::from([("count", histogram.len() as f64)]);
+    let mut values = BTreeMap::from([("count", histogram.len())]);
     if !histogram.is_empty() {
-        values.insert("min", histogram.min() as f64);
-        values.insert("mean", histogram.mean());
-        values.insert("stdev", histogram.stdev());
-        values.insert("max", histogram.max() as f64);
+        values.insert("min", histogram.min());
+        values.insert("mean", histogram.mean().round() as u64);
+        values.insert("stdev", histogram.stdev().round() as u64);
+        values.insert("max", histogram.max());
         for (percentile, name) in PERCENTILES {
-            values.insert(name, histogram.value_at_percentile(percentile) as f64);
+            values.insert(name, histogram.value_at_percentile(percentile));
         }
     }
     values
@@ -267,7 +266,7 @@ fn difference(
         let values: BTreeMap<&'static str, i64> = with
             .iter()
             .filter(|(key, _)| !matches!(**key, "count" | "stdev"))
-            .filter_map(|(key, value)| Some((*key, (value - base.get(key)?) as i64)))
+            .filter_map(|(key, value)| Some((*key, *value as i64 - *base.get(key)? as i64)))
             .collect();
         if !values.is_empty() {
             measures.insert(*name, values);
@@ -322,7 +321,7 @@ fn arm_table(text: &mut String, arm: &ArmReport) {
             continue;
         }
         let cells = TABLE_COLUMNS.iter().filter_map(|column| values.get(column)).copied();
-        latency_row(text, name, Some(latency.histogram().len()), cells);
+        latency_row(text, name, Some(latency.histogram().len()), cells.map(|ns| ns as f64));
     }
     for (backend, devices) in &arm.tally.placed {
         let _ = writeln!(text, "  {devices:>8} devices on {backend}");

@@ -297,7 +297,11 @@ impl Squad {
     async fn leave(&self) {
         self.phase.set(Phase::Drain);
         let at_end = self.roster.borrow().len() as u64;
+        let gone = self.devices.iter().filter(|device| device.borrow().is_gone()).count() as u64;
         self.tally.borrow_mut().count_many(Count::DevicesAtEnd, at_end);
+        if !self.plan.args.churn {
+            self.tally.borrow_mut().count_many(Count::DevicesGone, gone);
+        }
         let drain = self.plan.args.drain;
         wait_until(drain, || self.outstanding.get() == 0).await;
         self.phase.set(Phase::Leave);
