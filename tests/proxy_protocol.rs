@@ -67,7 +67,7 @@ fn with_others_plain_an_unlisted_peer_is_served_but_may_not_send_a_header() {
     let listening = Backend::manual();
     let proxy = "from = [\"10.0.0.0/8\"]\nothers = \"plain\"";
     let gateway = Gateway::start(&config(&listening, "", proxy));
-    let mut client = Client::login(gateway.address("devices"), "a");
+    let client = Client::login(gateway.address("devices"), "a");
     listening.accept().fin();
     client.fin();
     assert_eq!(gateway.session_lines(1)[0]["key"], "a");
