@@ -187,8 +187,10 @@ pub struct Tally {
     pub examples: Vec<String>,
 }
 
-/// How many faults are described in words.
-pub const EXAMPLES_MAX: usize = 10;
+/// How many faults are described in words,
+const EXAMPLES_MAX: usize = 12;
+/// and how many of one kind.
+const EXAMPLES_PER_COUNT: u64 = 3;
 
 impl Tally {
     /// Nothing happened yet.
@@ -211,10 +213,10 @@ impl Tally {
         self.counts[count as usize] += by;
     }
 
-    /// Adds one fault and keeps the sentence if it is among the first.
+    /// Adds one fault and keeps the sentence if it is among the first of its kind.
     pub fn fault(&mut self, count: Count, describe: impl FnOnce() -> String) {
         self.count(count);
-        if self.examples.len() < EXAMPLES_MAX {
+        if self.get(count) <= EXAMPLES_PER_COUNT && self.examples.len() < EXAMPLES_MAX {
             self.examples.push(format!("{}: {}", count.name(), describe()));
         }
     }

@@ -36,8 +36,8 @@ impl Random {
     }
 }
 
-/// Bytes from which payloads are cut. Cutting costs a copy instead of a generator's run per message,
-/// and checking costs a comparison.
+/// Bytes from which payloads are cut: a copy per message instead of a generator's run, and a
+/// comparison to check one.
 #[derive(Debug)]
 pub struct PayloadPool {
     bytes: Vec<u8>,

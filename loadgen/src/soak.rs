@@ -25,7 +25,9 @@ use crate::report::write_json;
 /// Largest piece that one write or read call is given.
 const PIECE_LEN_MAX: usize = 64 * 1024;
 /// Faults that are described in words.
-const EXAMPLES_MAX: usize = 20;
+const EXAMPLES_MAX: usize = 10;
+/// After so many failed sessions no more are started: what is to be known is known.
+const FAILED_MAX: u64 = 1_000;
 
 /// Who says FIN first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -143,7 +145,8 @@ async fn soak(args: &SoakArgs, table: Option<Routes>) -> anyhow::Result<Findings
         tokio::select! {
             Some(ended) = running.join_next() => {
                 findings.add(ended.map_err(|error| anyhow!("a session's task: {error}"))?);
-                if !interrupted && began.elapsed() < args.duration {
+                let goes_on = !interrupted && findings.failed < FAILED_MAX;
+                if goes_on && began.elapsed() < args.duration {
                     start(&mut running);
                 }
             }
@@ -169,8 +172,10 @@ struct SessionEnd {
 impl Findings {
     fn add(&mut self, end: SessionEnd) {
         self.sessions += 1;
-        self.bytes_up += end.plan.up_len as u64;
-        self.bytes_down += end.plan.down_len as u64;
+        if end.fault.is_none() {
+            self.bytes_up += end.plan.up_len as u64;
+            self.bytes_down += end.plan.down_len as u64;
+        }
         let misrouted = end.misrouted.and_then(|misrouted| {
             self.route_checked += 1;
             misrouted
