@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use gateway::backend::Backend;
-use gateway::client::Client;
+use gateway::client::{Client, login};
 use gateway::{Gateway, Start, frame_config, run_to_end};
 
 #[test]
@@ -16,12 +16,16 @@ fn running_out_of_descriptors_is_counted_refused_without_spinning_and_recovers()
     let address = gateway.address("devices");
     let mut open = Vec::new();
     for n in 0..20 {
-        let mut client = Client::login(address, &format!("{n}"));
+        let id = format!("{n}");
+        let mut client = Client::login(address, &id);
         assert_eq!(client.receive(5), b"only\n");
+        client.receive(login(&id).len());
         open.push(client);
     }
-    // Somebody lowers the limit under a running process to what it uses now.
-    let used = std::fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).unwrap().count();
+    // Somebody lowers the limit under a running process: the first free number is out of bounds.
+    let open_now = format!("/proc/{}/fd", gateway.child.id());
+    let used = (0..).find(|fd| !std::path::Path::new(&format!("{open_now}/{fd}")).exists());
+    let used: u32 = used.unwrap();
     let status = Command::new("prlimit")
         .arg(format!("--nofile={used}:{used}"))
         .arg(format!("--pid={}", gateway.child.id()))
@@ -55,7 +59,7 @@ fn running_out_of_descriptors_is_counted_refused_without_spinning_and_recovers()
         let mut client = Client::connect(address);
         use std::io::{Read, Write};
         let mut answer = [0; 5];
-        let sent = client.stream.write_all(&gateway::client::login("later"));
+        let sent = client.stream.write_all(&login("later"));
         if sent.is_ok() && client.stream.read_exact(&mut answer).is_ok() {
             assert_eq!(&answer, b"only\n");
             break;

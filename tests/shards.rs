@@ -6,7 +6,7 @@ mod gateway;
 use std::process::Command;
 
 use gateway::backend::Backend;
-use gateway::client::Client;
+use gateway::client::{Client, login};
 use gateway::{Gateway, frame_config};
 
 fn core_count() -> usize {
@@ -99,8 +99,10 @@ fn an_uneven_spread_is_evened_out_by_handing_connections_over() {
     let left = kept.len() as f64;
     gateway.wait_metric("corelane_connections_active{listener=\"devices\"}", left);
     for n in 0..100 {
-        let mut client = Client::login(gateway.address("devices"), &format!("new-{n}"));
+        let id = format!("new-{n}");
+        let mut client = Client::login(gateway.address("devices"), &id);
         assert_eq!(client.receive(5), b"only\n");
+        assert_eq!(client.receive(login(&id).len()), login(&id));
         client.echo(b"after a handover");
         kept.push(client);
     }
