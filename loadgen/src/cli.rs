@@ -98,10 +98,10 @@ pub struct DevicesArgs {
     /// Whether devices connect again
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reconnect: bool,
-    /// First and largest mean pause before a device connects again
+    /// Bound of the first pause before a device connects again; it doubles, jitter is full
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
     pub backoff: Duration,
-    /// Cap of the exponential back-off
+    /// Largest bound of that pause
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub backoff_max: Duration,
     /// Storm: reset this share of the connections at this moment of the measurement (50%@10s)
