@@ -148,9 +148,9 @@ pub struct BackendArgs {
     /// What answers data: ack (sequence number and checksum) or echo (the very frame)
     #[arg(long, default_value = "echo")]
     pub mode: AnswerMode,
-    /// [SERVER:]FAULT, servers count from 0: refuse, noaccept, stall, silent, reset, slow[=TIME],
-    /// close-after=FRAMES
-    #[arg(long, value_name = "FAULT", verbatim_doc_comment)]
+    /// FAULT or SERVER:FAULT (servers count from 0): refuse, noaccept, stall, silent, reset, slow,
+    /// slow=TIME, close-after=FRAMES
+    #[arg(long, value_name = "FAULT")]
     pub fault: Vec<FaultAt>,
     /// Largest frame accepted
     #[arg(long, value_name = "BYTES", default_value = "65541", value_parser = parse_size)]
