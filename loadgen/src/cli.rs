@@ -98,10 +98,10 @@ pub struct DevicesArgs {
     /// Whether devices connect again
     #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
     pub reconnect: bool,
-    /// First and largest mean pause before a device connects again
+    /// Bound of the first pause before a device connects again; it doubles, jitter is full
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = parse_duration)]
     pub backoff: Duration,
-    /// Cap of the exponential back-off
+    /// Largest bound of that pause
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = parse_duration)]
     pub backoff_max: Duration,
     /// Storm: reset this share of the connections at this moment of the measurement (50%@10s)
@@ -148,9 +148,9 @@ pub struct BackendArgs {
     /// What answers data: ack (sequence number and checksum) or echo (the very frame)
     #[arg(long, default_value = "echo")]
     pub mode: AnswerMode,
-    /// [SERVER:]FAULT, servers count from 0: refuse, noaccept, stall, silent, reset, slow[=TIME],
-    /// close-after=FRAMES
-    #[arg(long, value_name = "FAULT", verbatim_doc_comment)]
+    /// FAULT or SERVER:FAULT (servers count from 0): refuse, noaccept, stall, silent, reset, slow,
+    /// slow=TIME, close-after=FRAMES
+    #[arg(long, value_name = "FAULT")]
     pub fault: Vec<FaultAt>,
     /// Largest frame accepted
     #[arg(long, value_name = "BYTES", default_value = "65541", value_parser = parse_size)]

@@ -124,6 +124,7 @@ async fn soak(args: &SoakArgs, table: Option<Routes>) -> anyhow::Result<Findings
             .await
             .with_context(|| format!("binding the server {address}"))?;
         bound.push(listener.local_addr()?);
+        println!("listening {}", listener.local_addr()?);
         tokio::task::spawn_local(accept(listener, Rc::clone(&registry)));
     }
     let routes = table.unwrap_or_else(|| match args.direct {

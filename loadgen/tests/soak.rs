@@ -4,8 +4,9 @@ mod rig;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, OnceLock};
 
-use rig::{File, run};
+use rig::{File, Process, run};
 use serde_json::Value;
 
 #[test]
@@ -32,19 +33,24 @@ enum Wrong {
 }
 
 /// Runs a soak through a relay in this process.
-fn through(wrong: Wrong, port: u16) -> rig::Outcome {
-    let server = SocketAddr::from(([127, 0, 0, 77], port));
+fn through(wrong: Wrong) -> rig::Outcome {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let target = listener.local_addr().unwrap();
+    let server = Arc::new(OnceLock::new());
+    let known = Arc::clone(&server);
     std::thread::spawn(move || {
         for client in listener.incoming() {
+            let server = *known.wait();
             std::thread::spawn(move || relay(client.unwrap(), server, wrong));
         }
     });
-    run(&format!(
-        "soak --target {target} --backends {server} --sessions 12 --size-max 20000 \
+    let process = Process::start(&format!(
+        "soak --target {target} --backends 127.0.0.1:0 --sessions 12 --size-max 20000 \
          --session-timeout 3s"
-    ))
+    ));
+    let line = process.line();
+    server.set(line.strip_prefix("listening ").unwrap().parse().unwrap()).unwrap();
+    process.finish()
 }
 
 fn relay(client: TcpStream, server: SocketAddr, wrong: Wrong) {
@@ -88,27 +94,27 @@ fn copy(mut from: TcpStream, mut to: TcpStream, wrong: Wrong) {
 
 #[test]
 fn an_honest_relay_passes() {
-    let outcome = through(Wrong::Nothing, 23_101);
+    let outcome = through(Wrong::Nothing);
     assert_eq!(outcome.code, Some(0), "{}", outcome.stdout);
 }
 
 #[test]
 fn a_flipped_byte_is_found() {
-    let outcome = through(Wrong::FlipsAByte, 23_102);
+    let outcome = through(Wrong::FlipsAByte);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("differs"), "{}", outcome.stdout);
 }
 
 #[test]
 fn a_swallowed_byte_is_found() {
-    let outcome = through(Wrong::SwallowsTheLastByte, 23_103);
+    let outcome = through(Wrong::SwallowsTheLastByte);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("FIN after"), "{}", outcome.stdout);
 }
 
 #[test]
 fn a_half_close_that_is_not_forwarded_is_found() {
-    let outcome = through(Wrong::KeepsTheFin, 23_104);
+    let outcome = through(Wrong::KeepsTheFin);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stdout);
     assert!(outcome.stdout.contains("not over after"), "{}", outcome.stdout);
 }
