@@ -73,6 +73,7 @@ pub fn run(
         // Kept for as long as pages are served: the sender of a watch keeps its value alive.
         let (_tables, table) = watch::channel(control.table.clone());
         if let Some(listener) = admin {
+            tracing::info!(address = %listener.address(), "admin interface listening");
             let state = AdminState {
                 metrics: control.metrics.clone(),
                 logs: control.logs.clone(),

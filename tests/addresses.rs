@@ -43,11 +43,11 @@ fn unix_listener_and_backend_with_half_close() {
     let mut bytes = Vec::new();
     accepted.read_to_end(&mut bytes).unwrap();
     assert_eq!(bytes, login("unix"));
-    accepted.write_all(&[9; 500_000]).unwrap();
-    drop(accepted);
+    let writer = std::thread::spawn(move || accepted.write_all(&[9; 900_000]).unwrap());
     let mut bytes = Vec::new();
     client.read_to_end(&mut bytes).unwrap();
-    assert_eq!(bytes, vec![9; 500_000]);
+    assert_eq!(bytes, vec![9; 900_000]);
+    writer.join().unwrap();
     gateway.assert_end("client_fin");
     // A stale file is no obstacle, and it is gone after an orderly end.
     gateway.signal("TERM");

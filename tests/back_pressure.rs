@@ -60,3 +60,23 @@ fn stalled_readers_stop_their_senders_within_bounded_memory() {
     assert!(client.receive(to_client).iter().all(|byte| *byte == 0x55));
     reader.join().unwrap();
 }
+
+#[test]
+fn a_stalled_reader_that_has_sent_its_fin_costs_no_cpu() {
+    let listening = Backend::manual();
+    let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+    let mut client = Client::login(gateway.address("devices"), "a");
+    let mut backend = listening.accept();
+    client.fin();
+    let (bytes, _) = backend.read_to_end();
+    assert_eq!(bytes, login("a"));
+    // io_uring's poll reports a half-closed socket as ready whatever was asked for: a relay that
+    // polls for room would spin here.
+    let sent = fill(&mut backend);
+    let before = gateway.cpu();
+    std::thread::park_timeout(Duration::from_secs(2));
+    let spent = gateway.cpu() - before;
+    assert!(spent < Duration::from_millis(200), "{spent:?} of CPU while waiting for two seconds");
+    let received = std::thread::spawn(move || client.receive(sent).len());
+    assert_eq!(received.join().unwrap(), sent);
+}

@@ -29,12 +29,9 @@ enum Moved {
 
 /// Moves bytes until one side ends. `unsent` goes first.
 pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> PumpEnd {
-    if !unsent.is_empty()
-        && let Err(end) = send_all(relay, direction, &unsent).await
-    {
+    if let Err(end) = send_all(relay, direction, unsent).await {
         return end;
     }
-    drop(unsent);
     let mut moved_at = None;
     loop {
         if let Err(error) = relay.source(direction).readable().await {
@@ -43,7 +40,7 @@ pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> Pu
         match move_once(relay, direction) {
             Moved::All => {}
             Moved::Rest(rest) => {
-                if let Err(end) = send_all(relay, direction, &rest).await {
+                if let Err(end) = send_all(relay, direction, rest).await {
                     return end;
                 }
             }
@@ -104,25 +101,37 @@ async fn armed(relay: &Relay<'_>, direction: Direction) -> Option<PumpEnd> {
             Err(error) => return Some(PumpEnd::SourceFailed(Failure::of(&error))),
         };
         count_received(relay, direction, received);
-        if let Err(end) = send_all(relay, direction, &buf[..received]).await {
-            return Some(end);
+        match send_all(relay, direction, buf).await {
+            Ok(returned) => buf = returned,
+            Err(end) => return Some(end),
         }
         size.after_read(received);
     }
 }
 
-/// Sends all of `bytes`, waiting for the sink as long as it takes.
-async fn send_all(relay: &Relay<'_>, direction: Direction, bytes: &[u8]) -> Result<(), PumpEnd> {
-    let mut bytes = bytes;
-    loop {
-        send_some(relay, direction, &mut bytes)?;
-        if bytes.is_empty() {
-            return Ok(());
-        }
-        if let Err(error) = relay.sink(direction).writable().await {
-            return Err(sink_failed(relay, direction, &error));
+/// Sends all of `buf`, waiting for the sink as long as it takes, and gives it back.
+async fn send_all(
+    relay: &Relay<'_>,
+    direction: Direction,
+    buf: Vec<u8>,
+) -> Result<Vec<u8>, PumpEnd> {
+    let mut buf = buf;
+    let mut left = &buf[..];
+    send_some(relay, direction, &mut left)?;
+    let mut sent = buf.len() - left.len();
+    while sent < buf.len() {
+        // Boxed: only stalled directions pay for it.
+        let (result, returned) = Box::pin(relay.sink(direction).armed_send(buf, sent)).await;
+        buf = returned;
+        match result {
+            Ok(n) => {
+                sent += n;
+                count_sent(relay, direction, n);
+            }
+            Err(error) => return Err(sink_failed(relay, direction, &error)),
         }
     }
+    Ok(buf)
 }
 
 /// Sends what the sink takes now and shortens `bytes` by it.
