@@ -2,8 +2,8 @@
 //!
 //! A file goes through `config/load.rs`: parsed to a tree with positions, variables substituted,
 //! read into `config/raw.rs` (the file as it is written), and checked by `config/check.rs` into
-//! these types or into a list of every fault. Nothing here is optional that has a default, and every
-//! relation holds.
+//! these types or into a list of every fault. Nothing here is optional that has a default, and
+//! every relation holds.
 
 mod check;
 mod document;
