@@ -1,7 +1,9 @@
 //! The configuration after every check: what the rest of the program reads.
 //!
-//! `config/raw.rs` is the file as it is written, `config/check.rs` turns it into these types or into
-//! a list of faults. Nothing here is optional that has a default, and every relation holds.
+//! A file goes through `config/load.rs`: parsed to a tree with positions, variables substituted,
+//! read into `config/raw.rs` (the file as it is written), and checked by `config/check.rs` into
+//! these types or into a list of every fault. Nothing here is optional that has a default, and
+//! every relation holds.
 
 mod check;
 mod document;

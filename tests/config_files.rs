@@ -57,8 +57,8 @@ fn the_push_gateway_has_the_table_of_its_users() {
 fn the_file_that_users_start_from_stays_valid() {
     let text = r#"
 [runtime]
-cores = [0, 1]                  # one pinned shard per entry; "auto" = every core this process may use
-max_connections = 100_000       # client connections, whole process; the fd limit is raised or refused at start
+cores = [0, 1]                  # one pinned shard per entry; "auto" = every core
+max_connections = 100_000       # client connections, whole process
 
 [admin]
 listen = "127.0.0.1:9901"       # or "unix:/run/corelane/admin.sock"
@@ -70,7 +70,7 @@ protocol = "frame"              # frame | tcp | http
 pool = "c2s"
 
 [listener.frame]
-header = ">ccHH"                # byte order, then a letter per field, as Lua's and Python's pack write it
+header = ">ccHH"                # byte order, then a letter per field
 fields = ["type", "version", "time", "length"]   # "length" = bytes of body after the header
 key = "json:devid"              # json:PATH in the body | bytes:OFFSET..END | field:NAME
 missing_key = "reject"          # reject | pool:NAME — never a silent fallback

@@ -11,7 +11,7 @@ mod relations;
 
 use std::collections::HashSet;
 
-use super::document::{Document, Path};
+use super::document::{Document, Path, one_line};
 use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
@@ -165,10 +165,10 @@ impl Checker<'_> {
             line,
             column,
             path: path.to_string(),
-            problem: problem.what,
+            problem: one_line(&problem.what),
             found: self.document.found(path, problem.found),
-            valid: problem.valid,
-            near: problem.near,
+            valid: problem.valid.as_deref().map(one_line),
+            near: problem.near.as_deref().map(one_line),
         }
     }
 

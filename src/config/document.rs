@@ -169,6 +169,18 @@ pub fn quote(text: &str) -> String {
     format!("{:?}", shorten(text))
 }
 
+/// A text with its control characters escaped: a fault is one line, whatever a string contains.
+pub fn one_line(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut line, character| {
+        if character.is_control() {
+            line.extend(character.escape_debug());
+        } else {
+            line.push(character);
+        }
+        line
+    })
+}
+
 fn shorten(text: &str) -> String {
     if text.chars().count() <= FOUND_LEN_MAX {
         return text.to_string();

@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use toml::de::DeTable;
 
 use super::check::{Early, check};
-use super::document::{Document, line_column, quote};
+use super::document::{Document, line_column, one_line, quote};
 use super::environment::Environment;
 use super::fault::{Fault, Faults};
 use super::{Config, raw, read, substitute};
@@ -136,5 +136,13 @@ fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
 }
 
 fn fault_of_text((line, column): (usize, usize), problem: String) -> Fault {
-    Fault { line, column, path: String::new(), problem, found: None, valid: None, near: None }
+    Fault {
+        line,
+        column,
+        path: String::new(),
+        problem: one_line(&problem),
+        found: None,
+        valid: None,
+        near: None,
+    }
 }

@@ -20,6 +20,9 @@ pub fn read(document: &Document<'_>) -> Result<(raw::File, Vec<(Path, Problem)>)
     let file = serde_ignored::deserialize(toml::Deserializer::from(spanned), |path| {
         unknown.push(path_of(&path));
     })?;
+    if unknown.is_empty() {
+        return Ok((file, Vec::new()));
+    }
     let schema = raw::schema().to_value();
     let unknown = unknown.into_iter().map(|path| {
         let problem = unknown_key(&path, &schema);

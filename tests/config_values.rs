@@ -1,0 +1,203 @@
+//! Every value of a file arrives where it belongs, and what is legal but odd is warned about.
+
+use std::time::Duration;
+
+use corelane::balance::Algorithm;
+use corelane::config::{
+    Address, BackendState, Config, Environment, Loaded, MissingKey, OnDown, Protocol, ProxyOthers,
+    SessionLog, SocketOptions, TcpKey, parse,
+};
+use corelane::key::NumberFormat;
+
+/// No value is a default, and no two of one type are alike.
+const EVERYTHING: &str = r#"
+[runtime]
+cores = [3, 1]
+max_connections = 1_234
+drain_timeout = "1m"
+ring_entries = 0x400
+relay_buffer_max = "16KiB"
+
+[admin]
+listen = "unix:/run/admin.sock"
+
+[log]
+level = "debug"
+sessions = "/var/log/sessions.log"
+queue = 77
+
+[[listener]]
+name = "framed"
+bind = ["[::1]:9000", "unix:/run/front.sock"]
+protocol = "frame"
+pool = "keyed"
+backlog = 55
+tcp_user_timeout = "11s"
+tcp_keepalive = "12s"
+
+[listener.frame]
+header = "<2BHI"
+fields = ["kind", "version", "time", "length"]
+key = "bytes:4..12"
+missing_key = "pool:spread"
+max_body = "1MiB"
+timeout = "13s"
+number_format = "lua"
+search_frames = 3
+expect = { version = 2, kind = "1..=127" }
+
+[listener.proxy_protocol]
+from = ["10.0.0.0/8", "fd00::1", "unix"]
+others = "plain"
+timeout = "14s"
+
+[[listener]]
+name = "plain"
+bind = ["127.0.0.1:9001"]
+protocol = "tcp"
+pool = "keyed"
+[listener.tcp]
+key = "client_ip"
+
+[pool.spread]
+balance = "least_conn"
+backends = ["10.0.0.9:1"]
+
+[pool.keyed]
+balance = "crc32_mod"
+on_down = "next"
+connect_timeout = "15s"
+retries = 5
+fail_timeout = "16s"
+idle_timeout = "17s"
+warm = 6
+tcp_user_timeout = "18s"
+tcp_keepalive = "19s"
+proxy_protocol = "v2"
+source_addresses = ["127.0.0.2", "127.0.0.3"]
+backends = [
+  { address = "10.0.0.1:7", state = "down" },
+  "unix:/run/back.sock",
+]
+"#;
+
+fn load(text: &str) -> Loaded {
+    let environment =
+        Environment { variable: &|_| None, cores: vec![0, 1, 2, 3], descriptors_max: 20_000 };
+    parse(text, "file.toml", &environment).unwrap_or_else(|faults| panic!("{faults}"))
+}
+
+fn everything() -> Config {
+    load(EVERYTHING).config
+}
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn address(text: &str) -> Address {
+    match text.strip_prefix("unix:") {
+        Some(path) => Address::Unix(path.into()),
+        None => Address::Tcp(text.parse().expect(text)),
+    }
+}
+
+#[test]
+fn of_the_process() {
+    let config = everything();
+    assert_eq!(config.runtime.cores, [3, 1]);
+    assert_eq!(config.runtime.max_connections, 1_234);
+    assert_eq!(config.runtime.drain_timeout, seconds(60));
+    assert_eq!(config.runtime.ring_entries, 1_024);
+    assert_eq!(config.runtime.relay_buffer_max, 16 << 10);
+    // Two shards, each with three bound addresses and six warm connections to each of two backends.
+    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2) + 64);
+    assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));
+    assert_eq!(config.log.level, tracing::Level::DEBUG);
+    assert_eq!(config.log.sessions, SessionLog::File("/var/log/sessions.log".into()));
+    assert_eq!(config.log.queue, 77);
+}
+
+#[test]
+fn of_a_frame_listener() {
+    let config = everything();
+    let listener = &config.listeners[0];
+    assert_eq!(listener.name, "framed");
+    assert_eq!(listener.bind, [address("[::1]:9000"), address("unix:/run/front.sock")]);
+    assert_eq!(config.pools[listener.pool].name, "keyed");
+    assert_eq!(listener.backlog, 55);
+    let socket = SocketOptions { user_timeout: seconds(11), keepalive: Some(seconds(12)) };
+    assert_eq!(listener.socket, socket);
+    let Protocol::Frame(frame) = &listener.protocol else { panic!("not framed") };
+    let spread = config.pools.iter().position(|pool| pool.name == "spread").expect("a pool");
+    assert_eq!(frame.missing_key, MissingKey::Pool(spread));
+    assert_eq!(frame.timeout, seconds(13));
+    assert_eq!(frame.rules.layout.header_len(), 8);
+    assert_eq!(frame.rules.key.text(&frame.rules.layout), "bytes:4..12");
+    assert_eq!(frame.rules.body_len_max, 1 << 20);
+    assert_eq!(frame.rules.number_format, NumberFormat::Lua);
+    assert_eq!(frame.rules.search_frames, 3);
+    let mut expect: Vec<_> =
+        frame.rules.expect.iter().map(|expect| (expect.field, expect.range.clone())).collect();
+    expect.sort_by_key(|(field, _)| *field);
+    assert_eq!(expect, [(0, 1..=127), (1, 2..=2)]);
+    let proxy = listener.proxy.as_ref().expect("PROXY protocol");
+    let from: Vec<String> = proxy.from.iter().map(ToString::to_string).collect();
+    assert_eq!(from, ["10.0.0.0/8", "fd00::1/128"]);
+    assert!(proxy.from_unix);
+    assert_eq!(proxy.others, ProxyOthers::Plain);
+    assert_eq!(proxy.timeout, seconds(14));
+}
+
+#[test]
+fn of_a_tcp_listener() {
+    let config = everything();
+    let listener = &config.listeners[1];
+    let Protocol::Tcp { key } = listener.protocol else { panic!("framed") };
+    assert_eq!(key, Some(TcpKey::ClientIp));
+    assert!(listener.proxy.is_none());
+    assert_eq!(listener.socket, SocketOptions { user_timeout: seconds(30), keepalive: None });
+}
+
+#[test]
+fn of_a_pool() {
+    let config = everything();
+    let pool = &config.pools[1];
+    assert_eq!(pool.name, "keyed");
+    assert_eq!(pool.balance, Algorithm::Crc32Mod);
+    assert_eq!(pool.on_down, OnDown::Next);
+    assert_eq!(pool.connect_timeout, seconds(15));
+    assert_eq!(pool.retries, 5);
+    assert_eq!(pool.fail_timeout, seconds(16));
+    assert_eq!(pool.idle_timeout, seconds(17));
+    assert_eq!(pool.warm, 6);
+    let socket = SocketOptions { user_timeout: seconds(18), keepalive: Some(seconds(19)) };
+    assert_eq!(pool.socket, socket);
+    assert!(pool.proxy_out);
+    let sources: Vec<String> = pool.source_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(sources, ["127.0.0.2", "127.0.0.3"]);
+    let backends: Vec<_> =
+        pool.backends.iter().map(|b| (b.address.clone(), b.weight, b.state)).collect();
+    let expected = [
+        (address("10.0.0.1:7"), 1, BackendState::Down),
+        (address("unix:/run/back.sock"), 1, BackendState::Ready),
+    ];
+    assert_eq!(backends, expected);
+    assert_eq!(config.pools[0].balance, Algorithm::LeastConn);
+    assert_eq!(config.pools[0].on_down, OnDown::Reject);
+}
+
+#[test]
+fn nothing_odd_gives_no_warning() {
+    assert_eq!(load(EVERYTHING).warnings, []);
+}
+
+#[test]
+fn keyless_clients_on_one_backend_are_warned_about() {
+    let text = EVERYTHING.replace("pool:spread", "pool:keyed");
+    let warnings = load(&text).warnings;
+    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
+    assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
+    assert_eq!((warnings[0].line, warnings[0].column), (30, 1));
+}
