@@ -11,12 +11,12 @@
 //! # Two planes
 //!
 //! ```text
-//!   control plane: 1 thread, tokio               data plane: N shards, 1 pinned thread + ring each
-//!  ┌────────────────────────────────┐          ┌──────────────────────────────────────────────────┐
-//!  │ config  signals  admin  logs   │  Table   │ accept → preface → key → pick → connect or warm  │
-//!  │ metrics page                   │ ───────► │   connection → relay → one end                   │
-//!  │                                │ ◄─────── │ own sessions, warm connections, timers, counters │
-//!  └────────────────────────────────┘ counters └──────────────────────────────────────────────────┘
+//!   control plane: 1 thread, tokio            data plane: N shards, 1 pinned thread + ring each
+//!  ┌──────────────────────────────┐          ┌─────────────────────────────────────────────────┐
+//!  │ config  signals  admin  logs │  Table   │ accept → preface → key → pick → connect or warm │
+//!  │ metrics page                 │ ───────► │   connection → relay → one end                  │
+//!  │                              │ ◄─────── │ own sessions, warm connections, timers, cells   │
+//!  └──────────────────────────────┘ counters └─────────────────────────────────────────────────┘
 //! ```
 //!
 //! The control plane does whatever may block or be slow and publishes one immutable, numbered
@@ -32,8 +32,8 @@
 //!
 //! - Nothing mutable is shared between shards on the message path: no lock, no atomic
 //!   read-modify-write. Process-wide atomics are touched when a connection begins or ends.
-//! - The core is pure: [`frame`], [`key`], [`balance`], `placement`, `proxy`, the timer wheel and the
-//!   relay's verdict see no socket, no clock and no entropy; time and seeds are arguments.
+//! - The core is pure: [`frame`], [`key`], [`balance`], `placement`, `proxy`, the timer wheel and
+//!   the relay's verdict see no socket, no clock and no entropy; time and seeds are arguments.
 //! - Bytes from a peer never panic. `unsafe` is in `sys` only.
 //! - A completion-based read is never dropped while its connection lives on; a poll may be.
 //! - A session owns at most one buffer per direction, none while it is quiet. Everything that can

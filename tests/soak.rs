@@ -84,11 +84,19 @@ fn both_ways(stream: TcpStream, random: Random) -> (Digest, Digest) {
     (writer.join().unwrap(), received)
 }
 
+/// A listener whose queue holds everybody at once.
+fn listen() -> TcpListener {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+    socket.listen(1024).unwrap();
+    socket.into()
+}
+
 fn soak(sessions: u64, pool: &str) {
     let seed: u64 =
         std::env::var("SOAK_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(20_260_821);
     eprintln!("SOAK_SEED={seed}");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listen();
     let backend = listener.local_addr().unwrap();
     let toml = frame_config(&[backend], pool, "").replace("cores = [0]", "cores = \"auto\"");
     let gateway = Gateway::start(&toml);
@@ -120,7 +128,15 @@ fn soak(sessions: u64, pool: &str) {
             })
         })
         .collect();
-    let client_ends: Vec<_> = clients.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let client_ends: Vec<_> = clients.into_iter().filter_map(|thread| thread.join().ok()).collect();
+    if client_ends.len() < sessions as usize {
+        let broken: Vec<String> =
+            gateway.sessions.all().into_iter().filter(|line| !line.contains("_fin\"")).collect();
+        panic!(
+            "{} sessions broke, seed {seed}: {broken:#?}",
+            sessions as usize - client_ends.len()
+        );
+    }
     for _ in 0..sessions {
         let (id, (sent, received)) = backend_ends.recv_timeout(DEADLINE).expect("every session");
         let (client_sent, client_received) = client_ends[id as usize];

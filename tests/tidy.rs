@@ -64,7 +64,7 @@ fn lines_files_and_docs() {
             }
         }
         let lines = shipped(text).lines().count();
-        if lines > LINES_MAX {
+        if lines > LINES_MAX && !path.to_string().contains("/tests/") {
             faults.push(format!("{path}: {lines} lines before its tests, {LINES_MAX} at most"));
         }
         if !text.starts_with("//!") {
