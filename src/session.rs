@@ -6,6 +6,7 @@ mod state;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,7 @@ use crate::proxy;
 use crate::relay::Relay;
 use crate::shard::Shard;
 use crate::sys::Socket;
+use crate::table::Backend;
 
 /// Runs a session from its first byte to its last. Everything that ends it comes out here, once.
 pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
@@ -45,11 +47,27 @@ struct Caller {
 }
 
 async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End, End> {
+    // Boxed: an open session does not keep room for what only its beginning needed.
+    let Begun { backend, identity, unsent } = Box::pin(begin(shard, session, client)).await?;
+    let relay = Relay { shard, session, client, backend: &backend, identity };
+    let end = relay.run(unsent).await;
+    forward_reset(end, client, &backend);
+    Ok(end)
+}
+
+/// A session that has its backend.
+struct Begun {
+    backend: Socket,
+    identity: Arc<Backend>,
+    /// What the backend must get first.
+    unsent: Vec<u8>,
+}
+
+async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
     let listener = shard.listener(session.listener);
     let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = place(shard, session, &caller).await?;
-    let settings = &identity.pool.settings;
-
+    let (backend, placed) = place(shard, session, &caller).await?;
+    let settings = &placed.pool.settings;
     let mut unsent = caller.unsent;
     if settings.proxy_out {
         let mut header = proxy::build(proxied_addresses(session, client));
@@ -58,12 +76,7 @@ async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End,
     }
     shard.listener_cells(session.listener).placing.record(caller.first_byte.elapsed());
     shard.begin_relay(session, settings.idle_timeout);
-    let relay =
-        Relay { shard, session, client, backend: &backend, identity: identity.backend.clone() };
-    let end = relay.run(unsent).await;
-    drop(relay);
-    forward_reset(end, client, &backend);
-    Ok(end)
+    Ok(Begun { backend, identity: placed.backend, unsent })
 }
 
 /// Reads the PROXY header and the preface, as far as the listener wants them.
@@ -161,4 +174,21 @@ fn forward_reset(end: End, client: &Socket, backend: &Socket) {
     };
     // A socket that is already dead has nothing left to reset.
     let _gone = SockRef::from(other).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn future_bytes<A, B, C, F>(_: impl Fn(A, B, C) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// An idle device pays for its task and its record: growth of either is a decision.
+    #[test]
+    fn a_session_stays_small() {
+        let (task, record) = (future_bytes(run), size_of::<Session>());
+        assert!(task <= 576, "the task of a session has {task} bytes");
+        assert!(record <= 384, "the record of a session has {record} bytes");
+    }
 }

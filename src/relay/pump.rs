@@ -28,8 +28,10 @@ enum Moved {
 }
 
 /// Moves bytes until one side ends. `unsent` goes first.
+///
+/// What only stalled or busy directions need is boxed, so that a quiet one is small.
 pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> PumpEnd {
-    if let Err(end) = send_all(relay, direction, unsent).await {
+    if let Err(end) = send_first(relay, direction, unsent).await {
         return end;
     }
     let mut moved_at = None;
@@ -40,7 +42,7 @@ pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> Pu
         match move_once(relay, direction) {
             Moved::All => {}
             Moved::Rest(rest) => {
-                if let Err(end) = send_all(relay, direction, rest).await {
+                if let Err(end) = Box::pin(send_all(relay, direction, rest)).await {
                     return end;
                 }
             }
@@ -52,7 +54,6 @@ pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> Pu
         moved_at = Some(now);
         if busy {
             relay.shard.cells().warmed_up.add(1);
-            // Boxed: only busy directions pay for the state of an armed read.
             if let Some(end) = Box::pin(armed(relay, direction)).await {
                 return end;
             }
@@ -60,6 +61,20 @@ pub async fn run(relay: &Relay<'_>, direction: Direction, unsent: Vec<u8>) -> Pu
             moved_at = None;
         }
     }
+}
+
+/// Sends the preface, most often at once.
+async fn send_first(
+    relay: &Relay<'_>,
+    direction: Direction,
+    unsent: Vec<u8>,
+) -> Result<(), PumpEnd> {
+    let mut left = &unsent[..];
+    send_some(relay, direction, &mut left)?;
+    if !left.is_empty() {
+        Box::pin(send_all(relay, direction, left.to_vec())).await?;
+    }
+    Ok(())
 }
 
 /// Receives into the shard's scratch buffer and sends from there.
@@ -120,8 +135,7 @@ async fn send_all(
     send_some(relay, direction, &mut left)?;
     let mut sent = buf.len() - left.len();
     while sent < buf.len() {
-        // Boxed: only stalled directions pay for it.
-        let (result, returned) = Box::pin(relay.sink(direction).armed_send(buf, sent)).await;
+        let (result, returned) = relay.sink(direction).armed_send(buf, sent).await;
         buf = returned;
         match result {
             Ok(n) => {

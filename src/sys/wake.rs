@@ -4,15 +4,15 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use monoio::net::TcpStream;
+use monoio::net::UnixStream;
 
 /// Any pollable descriptor, awaited on the shard's ring.
 ///
-/// monoio has no type for "a descriptor that I poll". Its TcpStream puts a POLL_ADD on whatever
-/// descriptor it wraps and does nothing socket-specific until asked to.
+/// monoio has no type for "a descriptor that I poll". Its UnixStream puts a POLL_ADD on whatever
+/// descriptor it wraps and does nothing specific to sockets until asked to.
 #[derive(Debug)]
 pub struct WakeFd {
-    stream: TcpStream,
+    stream: UnixStream,
 }
 
 impl WakeFd {
@@ -21,7 +21,7 @@ impl WakeFd {
     /// # Errors
     /// What the ring says.
     pub fn new(fd: OwnedFd) -> io::Result<WakeFd> {
-        Ok(WakeFd { stream: TcpStream::from_std(std::net::TcpStream::from(fd))? })
+        Ok(WakeFd { stream: UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))? })
     }
 
     /// Waits until a read would not block. Cancel-safe.
