@@ -213,7 +213,7 @@ impl Shard {
             match session.look(entry.due, now) {
                 None => {}
                 Some(Look::Over(end)) => session.interrupt.set(end),
-                Some(Look::Again(at)) => self.show(&session, session.schedule(at)),
+                Some(Look::Again(at)) => self.show(&session, session.schedule(at, now)),
             }
         }
         self.tick_warm(now);
@@ -255,7 +255,7 @@ impl Shard {
 
     /// Sets the deadline of a session's stage.
     pub fn set_deadline(&self, session: &Session, at: Tick, end: End) {
-        self.show(session, session.set_deadline(at, end));
+        self.show(session, session.set_deadline(at, end, self.now()));
     }
 
     /// Begins a session's last stage.
@@ -265,7 +265,8 @@ impl Shard {
 
     /// Looks at a session again when its armed reads may have gone quiet.
     pub fn look_soon(&self, session: &Session) {
-        self.show(session, session.schedule(self.now() + COOL_AFTER));
+        let now = self.now();
+        self.show(session, session.schedule(now + COOL_AFTER, now));
     }
 
     fn show(&self, session: &Session, at: Option<Tick>) {
