@@ -62,8 +62,12 @@ pub struct Setup {
 pub struct Shard {
     /// Its index.
     pub index: usize,
-    /// Set when no further connections are taken.
-    pub draining: Interrupt<()>,
+    /// Per listening socket, as an interrupt wakes one task: set when no further connections are
+    /// taken.
+    closing: Box<[Interrupt<()>]>,
+    /// Listening sockets that are open.
+    listening: Cell<usize>,
+    stopped_accepting: Cell<bool>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     loads: Arc<Loads>,
@@ -93,8 +97,8 @@ pub async fn run(setup: Setup) -> io::Result<()> {
     let mail = WakeFd::new(setup.mailboxes[setup.index].wake_fd().try_clone_to_owned()?)?;
     let timer = Timer::every(TICK)?;
     let (shard, bound) = Shard::new(setup)?;
-    for bound in bound {
-        monoio::spawn(accept::run(shard.clone(), bound));
+    for (index, bound) in bound.into_iter().enumerate() {
+        monoio::spawn(accept::run(shard.clone(), index, bound));
     }
     monoio::spawn(run_timer(shard.clone(), timer));
     monoio::spawn(run_hangups(shard.clone()));
@@ -103,6 +107,9 @@ pub async fn run(setup: Setup) -> io::Result<()> {
         mail.take_count();
         shard.read_mail();
     }
+    // Descriptors are closed by the ring, which nobody turns after this returns, while other shards
+    // may drain for long: let what was dropped last be cancelled and closed first.
+    shard.next_tick().await;
     Ok(())
 }
 
@@ -140,7 +147,9 @@ impl Shard {
         let scratch = vec![0; config.runtime.relay_buffer_max];
         let shard = Rc::new(Shard {
             index,
-            draining: Interrupt::new(),
+            closing: bound.iter().map(|_| Interrupt::new()).collect(),
+            listening: Cell::new(bound.len()),
+            stopped_accepting: Cell::new(false),
             config,
             metrics,
             loads,
@@ -204,7 +213,7 @@ impl Shard {
             match session.look(entry.due, now) {
                 None => {}
                 Some(Look::Over(end)) => session.interrupt.set(end),
-                Some(Look::Again(at)) => self.show(&session, session.schedule(at)),
+                Some(Look::Again(at)) => self.show(&session, session.schedule(at, now)),
             }
         }
         self.tick_warm(now);
@@ -216,6 +225,7 @@ impl Shard {
                 session.interrupt.set(End::DrainDeadline);
             }
         }
+        self.finish_if_drained();
     }
 
     fn tick_warm(&self, now: Tick) {
@@ -245,7 +255,7 @@ impl Shard {
 
     /// Sets the deadline of a session's stage.
     pub fn set_deadline(&self, session: &Session, at: Tick, end: End) {
-        self.show(session, session.set_deadline(at, end));
+        self.show(session, session.set_deadline(at, end, self.now()));
     }
 
     /// Begins a session's last stage.
@@ -255,7 +265,8 @@ impl Shard {
 
     /// Looks at a session again when its armed reads may have gone quiet.
     pub fn look_soon(&self, session: &Session) {
-        self.show(session, session.schedule(self.now() + COOL_AFTER));
+        let now = self.now();
+        self.show(session, session.schedule(now + COOL_AFTER, now));
     }
 
     fn show(&self, session: &Session, at: Option<Tick>) {
@@ -269,12 +280,33 @@ impl Shard {
 
     fn drain(&self, timeout: Duration) {
         self.drain_deadline.set(Some(self.now().saturating_add(ticks(timeout))));
-        self.draining.set(());
-        self.finish_if_drained();
+        for closing in &self.closing {
+            closing.set(());
+        }
+        self.stop_accepting_if_closed();
     }
 
+    /// One of the listening sockets is closed.
+    fn listener_closed(&self) {
+        self.listening.set(self.listening.get() - 1);
+        self.stop_accepting_if_closed();
+    }
+
+    fn stop_accepting_if_closed(&self) {
+        let closed = self.drain_deadline.get().is_some() && self.listening.get() == 0;
+        if closed && !self.stopped_accepting.replace(true) {
+            self.loads.stopped_accepting();
+        }
+    }
+
+    /// Only the tick asks, so that the ring turns between the last session's end and the shard's.
     fn finish_if_drained(&self) {
-        if self.draining.value().is_some() && self.sessions.borrow().is_empty() {
+        // The mailbox is looked at after the other shards: one that still accepts may add to it.
+        let drained = self.drain_deadline.get().is_some()
+            && self.loads.all_stopped_accepting()
+            && self.mailboxes[self.index].is_empty()
+            && self.sessions.borrow().is_empty();
+        if drained {
             self.finished.set(());
         }
     }

@@ -12,7 +12,7 @@ use socket2::SockRef;
 
 use super::{classify, start};
 use crate::config::BackendState;
-use crate::end::End;
+use crate::end::{End, Side};
 use crate::metrics::BackendCells;
 use crate::shard::wheel::{TICK, Tick, ticks};
 use crate::sys;
@@ -81,7 +81,7 @@ impl WarmTable {
     }
 
     /// One tick: settles attempts, drops dead connections, starts new attempts. Calls `failed` for
-    /// each backend that could not be connected to.
+    /// each backend that would not be connected to.
     pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend)) {
         if self.backends.is_empty() {
             return;
@@ -90,7 +90,10 @@ impl WarmTable {
         for pool in round.table.pools.iter().filter(|pool| pool.settings.warm > 0) {
             for backend in &pool.backends {
                 let Some(stock) = stocks.next() else { return };
-                if stock.tick(round, pool, backend).is_err() {
+                // Our own lack of ports or descriptors says nothing about the backend.
+                if let Err(end) = stock.tick(round, pool, backend)
+                    && end.side() == Side::Backend
+                {
                     failed(backend);
                 }
             }

@@ -17,6 +17,12 @@ use crate::table::{Backend, Pool};
 /// A relay direction that moved nothing for this long gives up its buffer and polls again.
 pub const COOL_AFTER: Tick = 10;
 
+/// Longest wait between two looks at a session, ticks. An entry in the wheel stays until its time
+/// comes, whatever happens to its session meanwhile: with idle timeouts of hours, those of ended
+/// sessions and of replaced looks would pile up. A minute bounds them, at the cost of a look a
+/// minute.
+pub const LOOK_AHEAD_MAX: Tick = 600;
+
 /// A key, in place up to 24 bytes: a 15-digit device id allocates nothing.
 pub type StoredKey = SmallVec<[u8; 24]>;
 
@@ -165,9 +171,9 @@ impl Session {
     /// Sets the one deadline of the current stage. Returns the tick at which the wheel must show
     /// this session, unless it will be shown early enough anyway.
     #[must_use]
-    pub fn set_deadline(&self, at: Tick, end: End) -> Option<Tick> {
+    pub fn set_deadline(&self, at: Tick, end: End, now: Tick) -> Option<Tick> {
         self.deadline.set((at, end));
-        self.schedule(at)
+        self.schedule(at, now)
     }
 
     /// Enters the relay stage. Returns as [`Session::set_deadline`] does.
@@ -176,12 +182,14 @@ impl Session {
         self.stage.set(Stage::Relay);
         self.active.set(now);
         self.idle_ticks.set(ticks(idle_timeout));
-        self.schedule(now.saturating_add(self.idle_ticks.get()))
+        self.schedule(now.saturating_add(self.idle_ticks.get()), now)
     }
 
-    /// Wants a look at `at`; `None` when one at least as early is pending.
+    /// Wants a look at `at`, or earlier if that is far off; `None` when one at least as early is
+    /// pending.
     #[must_use]
-    pub fn schedule(&self, at: Tick) -> Option<Tick> {
+    pub fn schedule(&self, at: Tick, now: Tick) -> Option<Tick> {
+        let at = at.min(now.saturating_add(LOOK_AHEAD_MAX));
         if at >= self.scheduled.get() {
             return None;
         }
@@ -249,8 +257,8 @@ mod tests {
     #[test]
     fn an_earlier_deadline_replaces_a_later_look() {
         let session = session();
-        assert_eq!(session.set_deadline(50, End::PrefaceTimeout), Some(50));
-        assert_eq!(session.set_deadline(15, End::ConnectTimeout), Some(15));
+        assert_eq!(session.set_deadline(50, End::PrefaceTimeout, 0), Some(50));
+        assert_eq!(session.set_deadline(15, End::ConnectTimeout, 0), Some(15));
         assert_eq!(session.look(50, 50), None, "out of date");
         assert_eq!(session.look(15, 15), Some(Look::Over(End::ConnectTimeout)));
     }
@@ -258,13 +266,52 @@ mod tests {
     #[test]
     fn a_later_deadline_waits_for_the_look_that_is_pending() {
         let session = session();
-        assert_eq!(session.set_deadline(50, End::PrefaceTimeout), Some(50));
-        assert_eq!(session.begin_relay(Duration::from_secs(600), 10), None);
-        assert_eq!(session.look(50, 50), Some(Look::Again(6010)));
-        session.active.set(300);
-        assert_eq!(session.schedule(6010), Some(6010));
-        assert_eq!(session.look(6010, 6010), Some(Look::Again(6300)));
-        assert_eq!(session.schedule(6300), Some(6300));
-        assert_eq!(session.look(6300, 6300), Some(Look::Over(End::IdleTimeout)));
+        assert_eq!(session.set_deadline(50, End::PrefaceTimeout, 0), Some(50));
+        assert_eq!(session.begin_relay(Duration::from_secs(30), 10), None);
+        assert_eq!(session.look(50, 50), Some(Look::Again(310)));
+        session.active.set(100);
+        assert_eq!(session.schedule(310, 50), Some(310));
+        assert_eq!(session.look(310, 310), Some(Look::Again(400)));
+        assert_eq!(session.schedule(400, 310), Some(400));
+        assert_eq!(session.look(400, 400), Some(Look::Over(End::IdleTimeout)));
+    }
+
+    /// A day of bursts every three seconds, each of which arms the reads, under an idle timeout of
+    /// a day: what the wheel would hold.
+    #[test]
+    fn looks_that_were_replaced_do_not_pile_up() {
+        let (session, day) = (session(), 864_000);
+        let mut pending: Vec<Tick> = Vec::new();
+        pending.extend(session.begin_relay(Duration::from_secs(86_400), 0));
+        for now in 1..=day {
+            if now % 30 == 0 {
+                session.active.set(now);
+                *session.armed[0].borrow_mut() = Some(Canceller::new());
+                pending.extend(session.schedule(now + COOL_AFTER, now));
+            }
+            let due: Vec<Tick> = pending.iter().copied().filter(|due| *due <= now).collect();
+            pending.retain(|due| *due > now);
+            for due in due {
+                match session.look(due, now) {
+                    Some(Look::Again(at)) => pending.extend(session.schedule(at, now)),
+                    Some(Look::Over(end)) => panic!("{end:?} at {now}"),
+                    None => {}
+                }
+            }
+            assert!(!pending.is_empty(), "forgotten at {now}");
+            assert!(pending.len() <= 32, "{} entries at {now}", pending.len());
+        }
+        let end = (day..2 * day + 10).find_map(|now| {
+            let due: Vec<Tick> = pending.iter().copied().filter(|due| *due <= now).collect();
+            pending.retain(|due| *due > now);
+            due.into_iter().find_map(|due| match session.look(due, now)? {
+                Look::Again(at) => {
+                    pending.extend(session.schedule(at, now));
+                    None
+                }
+                Look::Over(end) => Some((now, end)),
+            })
+        });
+        assert_eq!(end, Some((2 * day, End::IdleTimeout)), "still met to the tick");
     }
 }

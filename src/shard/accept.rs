@@ -43,21 +43,21 @@ impl Reserve {
 }
 
 /// Accepts until the shard drains; then takes what the kernel has completed already, since closing
-/// a listener resets whatever waits in its queue, and closes.
-pub async fn run(shard: Rc<Shard>, bound: Bound) {
-    let listener = bound.listener;
-    let socket = match WakeFd::new(bound.socket) {
-        Ok(socket) => socket,
-        Err(error) => {
-            tracing::error!(%error, "listener lost");
-            return;
-        }
-    };
-    while let Ok(ready) = shard.draining.or(socket.readable()).await {
+/// a listener resets whatever waits in its queue, and closes. `index` counts this shard's sockets.
+pub async fn run(shard: Rc<Shard>, index: usize, bound: Bound) {
+    match WakeFd::new(bound.socket) {
+        Ok(socket) => accept_until_drain(&shard, index, bound.listener, socket).await,
+        Err(error) => tracing::error!(%error, "listener lost"),
+    }
+    shard.listener_closed();
+}
+
+async fn accept_until_drain(shard: &Rc<Shard>, index: usize, listener: usize, socket: WakeFd) {
+    while let Ok(ready) = shard.closing[index].or(socket.readable()).await {
         if let Err(error) = ready {
             tracing::warn!(%error, "waiting for connections failed");
             shard.next_tick().await;
-        } else if !take_batch(&shard, listener, &socket) {
+        } else if !take_batch(shard, listener, &socket) {
             // Waiting is cheaper than failing: the queue keeps the clients meanwhile.
             shard.next_tick().await;
         }

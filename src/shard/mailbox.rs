@@ -107,6 +107,11 @@ impl ShardHandle {
         self.inner.queue.pop()
     }
 
+    /// Whether no message waits.
+    pub fn is_empty(&self) -> bool {
+        self.inner.queue.is_empty()
+    }
+
     /// The eventfd.
     pub fn wake_fd(&self) -> BorrowedFd<'_> {
         self.inner.wake.as_fd()

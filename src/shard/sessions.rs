@@ -73,7 +73,6 @@ impl Shard {
         self.sessions.borrow_mut().try_remove(session.slot as usize);
         self.loads.ended(self.index);
         self.metrics.process.connections.fetch_sub(1, Relaxed);
-        self.finish_if_drained();
     }
 
     fn record(&self, session: &Session, end: End, duration: Duration) -> Box<SessionRecord> {
