@@ -58,8 +58,14 @@ async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End,
     }
     shard.listener_cells(session.listener).placing.record(caller.first_byte.elapsed());
     shard.begin_relay(session, settings.idle_timeout);
-    let relay =
-        Relay { shard, session, client, backend: &backend, identity: identity.backend.clone() };
+    let relay = Relay {
+        shard,
+        session,
+        client,
+        backend: &backend,
+        identity: identity.backend.clone(),
+        sending: Default::default(),
+    };
     let end = relay.run(unsent).await;
     drop(relay);
     forward_reset(end, client, &backend);
