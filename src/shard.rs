@@ -98,12 +98,21 @@ pub async fn run(setup: Setup) -> io::Result<()> {
     }
     monoio::spawn(run_timer(shard.clone(), timer));
     monoio::spawn(run_hangups(shard.clone()));
-    while let Ok(ready) = shard.finished.or(mail.readable()).await {
-        ready?;
-        mail.take_count();
+    loop {
+        while let Ok(ready) = shard.finished.or(mail.readable()).await {
+            ready?;
+            mail.take_count();
+            shard.read_mail();
+        }
+        // A shard that has not heard of the drain may just have handed a connection over.
+        shard.next_tick().await;
+        shard.finished.take();
         shard.read_mail();
+        shard.finish_if_drained();
+        if shard.finished.value().is_some() {
+            return Ok(());
+        }
     }
-    Ok(())
 }
 
 async fn run_timer(shard: Rc<Shard>, timer: Timer) {

@@ -32,8 +32,13 @@ impl Loads {
             .min_by_key(|(_, load)| *load)
             .filter(|(_, least)| load > least + least / 8 + SLACK);
         let target = least.map_or(own, |(shard, _)| shard);
-        self.0[target].fetch_add(1, Relaxed);
-        target
+        self.place_here(target)
+    }
+
+    /// Counts a connection on this shard, whatever the others do.
+    pub fn place_here(&self, shard: usize) -> usize {
+        self.0[shard].fetch_add(1, Relaxed);
+        shard
     }
 
     /// A session of this shard ended.

@@ -24,7 +24,12 @@ impl Shard {
             refuse(accepted.socket);
             return;
         }
-        let target = self.loads.place(self.index);
+        let target = if self.draining.value().is_some() {
+            // The others may have ended already.
+            self.loads.place_here(self.index)
+        } else {
+            self.loads.place(self.index)
+        };
         if target == self.index {
             self.begin(listener, accepted);
             return;
