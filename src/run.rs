@@ -11,6 +11,7 @@ use std::thread::{self, JoinHandle};
 use core_affinity::CoreId;
 
 use crate::admin::{AdminListener, Phase};
+use crate::backend::{self, SourceError};
 use crate::config::Config;
 use crate::control::{self, Control, Ended};
 use crate::listen::unix::SocketFile;
@@ -37,6 +38,8 @@ pub enum RunError {
     },
     /// A listener cannot listen.
     Bind(BindError),
+    /// A pool cannot connect from one of its source addresses.
+    Source(SourceError),
     /// The admin interface cannot listen.
     Admin(String, io::Error),
     /// The kernel gives us no ring.
@@ -59,6 +62,7 @@ impl fmt::Display for RunError {
                  raise it (`ulimit -n`, LimitNOFILE=) or lower max_connections"
             ),
             RunError::Bind(error) => error.fmt(f),
+            RunError::Source(error) => error.fmt(f),
             RunError::Admin(address, error) => {
                 write!(f, "the admin interface cannot listen on {address}: {error}")
             }
@@ -92,6 +96,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
 fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
+    backend::check_sources(&config).map_err(RunError::Source)?;
     let (session_log, senders) =
         SessionLogWriter::start(shards, &config.log, logs.sessions.clone())
             .map_err(RunError::Log)?;

@@ -131,6 +131,15 @@ fn connections_come_from_the_source_addresses_in_turn() {
 }
 
 #[test]
+fn a_source_address_of_another_machine_is_refused_at_start() {
+    let toml = frame_config(&[Backend::echo("only")], "source_addresses = [\"192.0.2.1\"]", "");
+    let (code, said) = gateway::run_to_end(&toml, &gateway::Start::default());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("pool \"c2s\""), "{said}");
+    assert!(said.contains("192.0.2.1: Cannot assign requested address"), "{said}");
+}
+
+#[test]
 fn a_tcp_listener_forwards_from_the_first_byte_whoever_speaks_first() {
     let listening = Backend::manual();
     let toml = format!(
