@@ -23,11 +23,12 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 
+use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
 use crate::shard::mailbox::ShardHandle;
 use crate::table::Table;
-use socket::{Listening, SocketFile};
+use socket::Listening;
 
 pub use phase::{Phase, Stage};
 pub use socket::AdminListener;

@@ -2,6 +2,7 @@
 
 pub mod warm;
 
+use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
 
-use crate::config::{Address, Pool as Settings, SocketOptions};
+use crate::config::{Address, Config, Pool as Settings, SocketOptions};
 use crate::end::End;
 use crate::session::{Session, Stage};
 use crate::shard::Shard;
@@ -145,6 +146,51 @@ fn start_from(
         Err(error) => return Err(error),
     };
     Ok(Started { socket: socket.into(), pending })
+}
+
+/// A pool that cannot connect from one of its `source_addresses`.
+#[derive(Debug)]
+pub struct SourceError {
+    pool: String,
+    address: IpAddr,
+    error: io::Error,
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let SourceError { pool, address, error } = self;
+        write!(f, "pool {pool:?} cannot connect from source address {address}: {error}")?;
+        match error.raw_os_error() {
+            Some(libc::EADDRNOTAVAIL) => write!(
+                f,
+                "; this machine has no such address: assign it, or set net.ipv4.ip_nonlocal_bind=1 \
+                 if it comes and goes"
+            ),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for SourceError {}
+
+/// Tries every source address once, at start: later, each connection from it would fail.
+///
+/// # Errors
+/// The first address that cannot be bound.
+pub fn check_sources(config: &Config) -> Result<(), SourceError> {
+    for pool in &config.pools {
+        for address in &pool.source_addresses {
+            let target = std::net::SocketAddr::new(*address, 0);
+            let tried = Plain::new(Domain::for_address(target), Type::STREAM.cloexec(), None)
+                .and_then(|socket| socket.bind(&SockAddr::from(target)));
+            tried.map_err(|error| SourceError {
+                pool: pool.name.clone(),
+                address: *address,
+                error,
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// Sets what every TCP socket of ours has. Listeners pass it on to what they accept.

@@ -89,7 +89,7 @@ pub struct RouteArguments {
     /// Name of the listener; needed when listeners have different pools.
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
-    /// Keys, or a single "-" for keys on standard input, one per line.
+    /// Keys, or a single "-" for keys on standard input, one per line, which LF or CR LF ends.
     #[arg(value_name = "KEY", required = true)]
     keys: Vec<std::ffi::OsString>,
 }
@@ -326,7 +326,11 @@ fn route(
     let mut unread = None;
     let routed = if keys.len() == 1 && keys[0] == "-" {
         let lines = io::stdin().lock().split(b'\n').map_while(|line| match line {
-            Ok(line) => Some(line),
+            Ok(mut line) => {
+                // Lists of devices come from spreadsheets too.
+                line.pop_if(|last| *last == b'\r');
+                Some(line)
+            }
             Err(error) => {
                 unread = Some(error);
                 None

@@ -53,9 +53,9 @@ reasons! {
         ClientReset => "client_reset", Client;
         /// The backend reset the connection.
         BackendReset => "backend_reset", Backend;
-        /// Data to the client stayed unacknowledged, or keepalive probes unanswered.
+        /// Data to the client stayed unacknowledged or unread, or keepalive probes unanswered.
         ClientTimeout => "client_timeout", Client;
-        /// Data to the backend stayed unacknowledged, or keepalive probes unanswered.
+        /// Data to the backend stayed unacknowledged or unread, or keepalive probes unanswered.
         BackendTimeout => "backend_timeout", Backend;
         /// Another socket error on the client's side.
         ClientError => "client_error", Client;
@@ -112,7 +112,7 @@ reasons! {
         ConnectTimeout => "connect_timeout", Backend;
         /// No route to the backend.
         ConnectUnreachable => "connect_unreachable", Backend;
-        /// No free local port towards the backend.
+        /// No free local port towards the backend, or the source address has left this machine.
         PortsExhausted => "ports_exhausted", Us;
         /// No file descriptor for the backend's socket.
         DescriptorsExhausted => "descriptors_exhausted", Us;
@@ -171,8 +171,6 @@ reasons! {
         MaxConnections => "max_connections", Us;
         /// The process or the system is out of file descriptors.
         Descriptors => "descriptors", Us;
-        /// The shard is draining.
-        Draining => "draining", Us;
     }
 }
 

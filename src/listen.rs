@@ -1,17 +1,18 @@
 //! Binding listeners: one SO_REUSEPORT socket per shard and address, made before any shard starts,
 //! so that a fault is an exit code and not a log line.
 
+pub mod unix;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 
+use self::unix::SocketFile;
 use crate::backend::set_options;
 use crate::config::{Address, Config, Listener};
 
@@ -57,43 +58,43 @@ impl fmt::Display for BindError {
 
 impl std::error::Error for BindError {}
 
-/// Binds every listener once per shard. The result has one list per shard.
+/// Every listener's sockets.
+#[derive(Debug, Default)]
+pub struct Listening {
+    /// One list per shard.
+    pub shards: Vec<Vec<Bound>>,
+    /// Files of UNIX sockets, which last as long as this.
+    pub files: Vec<SocketFile>,
+}
+
+/// Binds every listener once per shard.
 ///
 /// # Errors
 /// The first listener that cannot listen.
-pub fn bind_all(config: &Config) -> Result<Vec<Vec<Bound>>, BindError> {
+pub fn bind_all(config: &Config) -> Result<Listening, BindError> {
     let shards = config.runtime.cores.len();
-    let mut bound: Vec<Vec<Bound>> = (0..shards).map(|_| Vec::new()).collect();
+    let mut listening = Listening::default();
+    listening.shards.resize_with(shards, Vec::new);
     for (index, listener) in config.listeners.iter().enumerate() {
         for address in &listener.bind {
-            let sockets = bind(listener, address, shards).map_err(|error| BindError {
+            let sockets = match address {
+                Address::Tcp(tcp) => bind_tcp(listener, *tcp, shards),
+                Address::Unix(path) => bind_unix(listener, path, shards).map(|(sockets, file)| {
+                    listening.files.push(file);
+                    sockets
+                }),
+            };
+            let sockets = sockets.map_err(|error| BindError {
                 listener: listener.name.clone(),
                 address: address.clone(),
                 error,
             })?;
-            for (shard, socket) in bound.iter_mut().zip(sockets) {
+            for (shard, socket) in listening.shards.iter_mut().zip(sockets) {
                 shard.push(Bound { listener: index, socket });
             }
         }
     }
-    Ok(bound)
-}
-
-/// Removes the files of UNIX listeners.
-pub fn remove_files(config: &Config) {
-    for address in config.listeners.iter().flat_map(|listener| &listener.bind) {
-        if let Address::Unix(path) = address {
-            // It may be gone already; then there is nothing to do.
-            let _gone = std::fs::remove_file(path);
-        }
-    }
-}
-
-fn bind(listener: &Listener, address: &Address, shards: usize) -> io::Result<Vec<OwnedFd>> {
-    match address {
-        Address::Tcp(tcp) => bind_tcp(listener, *tcp, shards),
-        Address::Unix(path) => bind_unix(listener, path, shards),
-    }
+    Ok(listening)
 }
 
 fn bind_tcp(listener: &Listener, address: SocketAddr, shards: usize) -> io::Result<Vec<OwnedFd>> {
@@ -149,17 +150,14 @@ fn pause() {
 }
 
 /// One socket for all shards: UNIX sockets have no SO_REUSEPORT.
-fn bind_unix(listener: &Listener, path: &Path, shards: usize) -> io::Result<Vec<OwnedFd>> {
-    if path.exists() {
-        if UnixStream::connect(path).is_ok() {
-            return Err(io::Error::from_raw_os_error(libc::EADDRINUSE));
-        }
-        std::fs::remove_file(path)?;
-    }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking().cloexec(), None)?;
-    socket.bind(&SockAddr::unix(path)?)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
-    socket.listen(i32::try_from(listener.backlog).unwrap_or(i32::MAX))?;
+fn bind_unix(
+    listener: &Listener,
+    path: &Path,
+    shards: usize,
+) -> io::Result<(Vec<OwnedFd>, SocketFile)> {
+    let backlog = i32::try_from(listener.backlog).unwrap_or(i32::MAX);
+    let (socket, file) = unix::listen(path, backlog)?;
     tracing::info!(listener = listener.name, path = %path.display(), "listening");
-    (0..shards).map(|_| Ok(socket.try_clone()?.into())).collect()
+    let sockets: io::Result<_> = (0..shards).map(|_| Ok(socket.try_clone()?.into())).collect();
+    Ok((sockets?, file))
 }

@@ -7,11 +7,14 @@
 mod buffer;
 mod pump;
 
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
+
+use socket2::SockRef;
 
 use crate::end::{End, Side};
 use crate::session::{Direction, Session};
@@ -31,6 +34,8 @@ pub struct Relay<'a> {
     pub backend: &'a Socket,
     /// The backend's identity, for counters.
     pub identity: Arc<Backend>,
+    /// Per direction: a send to its sink is under way in the ring.
+    pub sending: [Cell<bool>; 2],
 }
 
 /// How a connection failed under a relay.
@@ -77,6 +82,8 @@ enum PumpEnd {
     SourceFailed(Failure),
     /// The sink failed.
     SinkFailed(Failure),
+    /// The source failed, and the send that waits for it has the reason.
+    SourceGone,
 }
 
 /// What is known of both directions.
@@ -105,13 +112,15 @@ impl Ends {
     /// not yet: the other direction may still hold data that arrived before the failure, and will
     /// see it soon, since its source is the failed side.
     fn verdict(&self) -> Option<End> {
-        use PumpEnd::{Fin, SinkFailed, SourceFailed};
+        use PumpEnd::{Fin, SinkFailed, SourceFailed, SourceGone};
         match (self.to_backend, self.to_client) {
             (Some(SourceFailed(failure)), _) => Some(failure.end(Side::Client)),
             (_, Some(SourceFailed(failure))) => Some(failure.end(Side::Backend)),
             (Some(SinkFailed(failure)), Some(_)) => Some(failure.end(Side::Backend)),
             (Some(_), Some(SinkFailed(failure))) => Some(failure.end(Side::Client)),
             (Some(Fin), Some(Fin)) => self.fin_first,
+            (Some(SourceGone), Some(_)) => Some(End::ClientReset),
+            (Some(_), Some(SourceGone)) => Some(End::BackendReset),
             _ => None,
         }
     }
@@ -172,6 +181,16 @@ impl Relay<'_> {
     fn source_failed(&self, direction: Direction) -> Option<Failure> {
         self.session.send_failed[direction as usize ^ 1].get()
     }
+
+    /// Whether the end of data of `direction` is not a FIN, because a send under way to the same
+    /// socket took the error that broke it. Connected sockets have a peer, broken ones have none;
+    /// nor have those that finished both ways, but to them nothing is sent.
+    fn source_gone(&self, direction: Direction) -> bool {
+        self.sending[direction as usize ^ 1].get()
+            && SockRef::from(self.source(direction))
+                .peer_addr()
+                .is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    }
 }
 
 #[cfg(test)]
@@ -215,5 +234,9 @@ mod tests {
             ends(Some(PumpEnd::Fin), Some(PumpEnd::SinkFailed(reset))),
             Some(End::ClientReset)
         );
+        let timeout = PumpEnd::SinkFailed(Failure::Timeout);
+        assert_eq!(ends(Some(PumpEnd::SourceGone), None), None, "the send knows the reason");
+        assert_eq!(ends(Some(PumpEnd::SourceGone), Some(timeout)), Some(End::ClientTimeout));
+        assert_eq!(ends(Some(timeout), Some(PumpEnd::SourceGone)), Some(End::BackendTimeout));
     }
 }

@@ -11,9 +11,11 @@ use std::thread::{self, JoinHandle};
 use core_affinity::CoreId;
 
 use crate::admin::{AdminListener, Phase};
+use crate::backend::{self, SourceError};
 use crate::config::Config;
 use crate::control::{self, Control, Ended};
-use crate::listen::{self, BindError};
+use crate::listen::unix::SocketFile;
+use crate::listen::{self, BindError, Listening};
 use crate::log::{Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{ListenerMetrics, Metrics, PerShard, ProcessCells};
 use crate::shard::mailbox::ShardHandle;
@@ -36,6 +38,8 @@ pub enum RunError {
     },
     /// A listener cannot listen.
     Bind(BindError),
+    /// A pool cannot connect from one of its source addresses.
+    Source(SourceError),
     /// The admin interface cannot listen.
     Admin(String, io::Error),
     /// The kernel gives us no ring.
@@ -58,6 +62,7 @@ impl fmt::Display for RunError {
                  raise it (`ulimit -n`, LimitNOFILE=) or lower max_connections"
             ),
             RunError::Bind(error) => error.fmt(f),
+            RunError::Source(error) => error.fmt(f),
             RunError::Admin(address, error) => {
                 write!(f, "the admin interface cannot listen on {address}: {error}")
             }
@@ -91,6 +96,7 @@ pub fn run(config: Config) -> Result<(), RunError> {
 fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
+    backend::check_sources(&config).map_err(RunError::Source)?;
     let (session_log, senders) =
         SessionLogWriter::start(shards, &config.log, logs.sessions.clone())
             .map_err(RunError::Log)?;
@@ -115,7 +121,7 @@ fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
         session_log: &session_log,
     };
     let result = control::run(control, admin, ended);
-    listen::remove_files(&config);
+    drop(running.files);
     if matches!(result, Ok(Ended::Drained)) {
         for thread in running.threads {
             // A shard that failed has said so through `ended`.
@@ -148,6 +154,8 @@ fn metrics(config: &Config, shards: usize) -> Metrics {
 struct Running {
     mailboxes: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
+    /// Kept while anybody may connect.
+    files: Vec<SocketFile>,
 }
 
 /// A shard that returned: its index, and why if it should not have.
@@ -164,7 +172,7 @@ fn start_shards(
     senders: Vec<SessionLogSender>,
 ) -> Result<(Running, ShardEnds), RunError> {
     let system = |error| RunError::System("cannot start a shard", error);
-    let bound = listen::bind_all(config).map_err(RunError::Bind)?;
+    let Listening { shards: bound, files } = listen::bind_all(config).map_err(RunError::Bind)?;
     let mut mailboxes = Vec::new();
     for _ in &bound {
         mailboxes.push(ShardHandle::new(sys::eventfd().map_err(system)?));
@@ -197,7 +205,7 @@ fn start_shards(
             Err(_gone) => return Err(RunError::ShardLost(0, "it panicked at start".to_owned())),
         }
     }
-    Ok((Running { mailboxes, threads }, ends))
+    Ok((Running { mailboxes, threads, files }, ends))
 }
 
 struct ShardThread {

@@ -75,6 +75,45 @@ fn a_stale_unix_socket_is_replaced_and_a_live_one_is_not() {
 }
 
 #[test]
+fn a_file_in_the_way_of_a_unix_socket_is_left_alone() {
+    let directory = gateway::directory();
+    let path = directory.join("precious.txt");
+    std::fs::write(&path, "precious").unwrap();
+    let backend = Backend::echo("only");
+    let toml = frame_config(&[backend], "", "")
+        .replace("127.0.0.1:0", &format!("unix:{}", path.display()));
+    let (code, said) = gateway::run_to_end(&toml, &gateway::Start::default());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("a file that is not a socket is in the way"), "{said}");
+    assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[test]
+fn a_process_that_drains_leaves_the_unix_socket_of_its_successor() {
+    let directory = gateway::directory();
+    let path = directory.join("front.sock");
+    let backend = Backend::echo("only");
+    let toml = frame_config(&[backend], "", "")
+        .replace("127.0.0.1:0", &format!("unix:{}", path.display()));
+    let mut first = Gateway::start(&toml);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(&login("a")).unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+    first.signal("TERM");
+    let give_up = std::time::Instant::now() + gateway::DEADLINE;
+    while UnixStream::connect(&path).is_ok() {
+        assert!(std::time::Instant::now() < give_up, "still listening");
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+    }
+    let _second = Gateway::start(&toml);
+    drop(client);
+    assert!(first.wait().success());
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(&login("b")).unwrap();
+    client.read_exact(&mut [0; 5]).unwrap();
+}
+
+#[test]
 fn connections_come_from_the_source_addresses_in_turn() {
     let listening = Backend::manual();
     let pool = "source_addresses = [\"127.0.0.21\", \"127.0.0.22\"]";
@@ -89,6 +128,15 @@ fn connections_come_from_the_source_addresses_in_turn() {
     }
     seen.sort();
     assert_eq!(seen, ["127.0.0.21", "127.0.0.21", "127.0.0.22", "127.0.0.22"]);
+}
+
+#[test]
+fn a_source_address_of_another_machine_is_refused_at_start() {
+    let toml = frame_config(&[Backend::echo("only")], "source_addresses = [\"192.0.2.1\"]", "");
+    let (code, said) = gateway::run_to_end(&toml, &gateway::Start::default());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("pool \"c2s\""), "{said}");
+    assert!(said.contains("192.0.2.1: Cannot assign requested address"), "{said}");
 }
 
 #[test]

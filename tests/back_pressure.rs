@@ -62,6 +62,34 @@ fn stalled_readers_stop_their_senders_within_bounded_memory() {
 }
 
 #[test]
+fn the_reset_of_a_stalled_reader_reaches_its_sender_as_a_reset() {
+    for client_stalls in [true, false] {
+        let listening = Backend::manual();
+        let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+        let client = Client::login(gateway.address("devices"), "a");
+        let mut backend = listening.accept();
+        backend.receive(login("a").len());
+        let (stalled, mut sender, end) = match client_stalls {
+            true => (client, backend, "client_reset"),
+            false => (backend, client, "backend_reset"),
+        };
+        fill(&mut sender);
+        stalled.reset();
+        gateway.assert_end(end);
+        // A FIN before it would turn this into a broken pipe.
+        let give_up = std::time::Instant::now() + gateway::DEADLINE;
+        let error = loop {
+            if let Some(error) = sender.stream.take_error().unwrap() {
+                break error;
+            }
+            assert!(std::time::Instant::now() < give_up, "still connected");
+            std::thread::park_timeout(Duration::from_millis(5));
+        };
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{end}");
+    }
+}
+
+#[test]
 fn a_stalled_reader_that_has_sent_its_fin_costs_no_cpu() {
     let listening = Backend::manual();
     let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));

@@ -217,6 +217,10 @@ fn route_prints_a_line_per_key() {
     let output = run_with_input(&["route", "-c", &good, "-"], keys.join("\n").as_bytes());
     assert_ends(&output, 0);
     assert_eq!(out(&output), expected);
+    // Lines of a file from elsewhere.
+    let output = run_with_input(&["route", "-c", &good, "-"], keys.join("\r\n").as_bytes());
+    assert_ends(&output, 0);
+    assert_eq!(out(&output), expected);
     // Keys are bytes.
     let output = run_with_input(&["route", "-c", &good, "-"], b"\xff\xfe\n");
     assert_ends(&output, 0);

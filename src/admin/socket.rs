@@ -3,19 +3,16 @@
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, Socket, Type};
 
 use crate::config::Address;
+use crate::listen::unix::{self, SocketFile};
 
 /// Connections the kernel may hold while all our slots are taken.
 const BACKLOG: i32 = 128;
-
-/// Mode of a UNIX socket: its user and group may connect.
-const SOCKET_MODE: u32 = 0o660;
 
 /// A bound, listening admin socket.
 #[derive(Debug)]
@@ -63,67 +60,8 @@ fn bind_tcp(address: std::net::SocketAddr) -> io::Result<AdminListener> {
 }
 
 fn bind_unix(path: &Path) -> io::Result<AdminListener> {
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    let name = SockAddr::unix(path)?;
-    if let Err(error) = socket.bind(&name) {
-        if error.kind() != io::ErrorKind::AddrInUse {
-            return Err(error);
-        }
-        remove_if_stale(path, &name)?;
-        socket.bind(&name)?;
-    }
-    let file = SocketFile::of(path)?;
-    // Nobody can connect before listen(), so there is no moment with a wider mode.
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(SOCKET_MODE))?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
+    let (socket, file) = unix::listen(path, BACKLOG)?;
     let listener = UnixListener::from(OwnedFd::from(socket));
     let address = Address::Unix(path.to_path_buf());
     Ok(AdminListener { socket: Listening::Unix(listener, file), address })
-}
-
-/// Removes a socket file nobody listens on.
-fn remove_if_stale(path: &Path, name: &SockAddr) -> io::Result<()> {
-    if !std::fs::symlink_metadata(path)?.file_type().is_socket() {
-        let message = "a file that is not a socket is in the way";
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, message));
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-    // A full backlog would block, and somebody owns it.
-    probe.set_nonblocking(true)?;
-    match probe.connect(name) {
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path)
-        }
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(error),
-        _ => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process answers here")),
-    }
-}
-
-/// A socket file we made. Removed when dropped, unless another process has put its own there.
-#[derive(Debug)]
-pub(super) struct SocketFile {
-    path: PathBuf,
-    identity: (u64, u64),
-}
-
-impl SocketFile {
-    fn of(path: &Path) -> io::Result<SocketFile> {
-        Ok(SocketFile { path: path.to_path_buf(), identity: identity(path)? })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        if identity(&self.path).is_ok_and(|now| now == self.identity) {
-            // Should it fail, the next start finds a stale file and removes it.
-            let _ = std::fs::remove_file(&self.path);
-        }
-    }
-}
-
-/// Device and inode.
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    let metadata = std::fs::symlink_metadata(path)?;
-    Ok((metadata.dev(), metadata.ino()))
 }

@@ -50,13 +50,12 @@ impl Sink {
         Ok(Sink { file, path: Some(path), write_len_max, mid_line: false })
     }
 
-    /// Opens the path again; on failure the open file stays.
-    pub(super) fn reopen(&mut self) -> io::Result<()> {
-        if let Some(path) = &self.path {
-            self.file = open(path)?;
-            self.mid_line = false;
-        }
-        Ok(())
+    /// Opens the path again; on failure the open file stays. `false`: a stream has no path.
+    pub(super) fn reopen(&mut self) -> io::Result<bool> {
+        let Some(path) = &self.path else { return Ok(false) };
+        self.file = open(path)?;
+        self.mid_line = false;
+        Ok(true)
     }
 
     /// Whether only a part of the last line has been written.

@@ -157,9 +157,16 @@ impl Outlet {
 
     fn reopen(&mut self) {
         let mid_line = self.sink.is_mid_line();
-        if let Err(error) = self.sink.reopen() {
-            self.report(&error);
-            return;
+        match self.sink.reopen() {
+            Ok(true) => {}
+            Ok(false) => {
+                tracing::info!(log = self.name, "log is a stream: nothing to reopen");
+                return;
+            }
+            Err(error) => {
+                self.report(&error);
+                return;
+            }
         }
         if mid_line && self.written > 0 {
             // Its beginning is in the old file: the new one starts with the next line.

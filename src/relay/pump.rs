@@ -135,7 +135,9 @@ async fn send_all(
     send_some(relay, direction, &mut left)?;
     let mut sent = buf.len() - left.len();
     while sent < buf.len() {
+        relay.sending[direction as usize].set(true);
         let (result, returned) = relay.sink(direction).armed_send(buf, sent).await;
+        relay.sending[direction as usize].set(false);
         buf = returned;
         match result {
             Ok(n) => {
@@ -174,6 +176,9 @@ fn sink_failed(relay: &Relay<'_>, direction: Direction, error: &io::Error) -> Pu
 fn source_fin(relay: &Relay<'_>, direction: Direction) -> PumpEnd {
     if let Some(failure) = relay.source_failed(direction) {
         return PumpEnd::SourceFailed(failure);
+    }
+    if relay.source_gone(direction) {
+        return PumpEnd::SourceGone;
     }
     match SockRef::from(relay.sink(direction)).shutdown(Shutdown::Write) {
         Ok(()) => PumpEnd::Fin,

@@ -81,7 +81,7 @@ fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
                 shard.cells().accept_errors[kind as usize].add(1);
                 match kind {
                     AcceptError::Aborted => {}
-                    AcceptError::ProcessDescriptors => {
+                    AcceptError::ProcessDescriptors | AcceptError::SystemDescriptors => {
                         if shard.reserve.refuse_one(socket) {
                             shard.count_rejection(listener, Rejection::Descriptors);
                         }
