@@ -69,6 +69,10 @@ async fn connect_new(
         Err(End::ConnectTimeout) => {
             // This deadline was for one attempt; the session may have another.
             session.interrupt.take();
+            if sys::is_writable(socket.as_fd()) {
+                // Decided in time; this machine was late to look.
+                return decided(socket);
+            }
             Err(End::ConnectTimeout)
         }
         Err(end) => Err(end),

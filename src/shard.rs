@@ -18,7 +18,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use slab::Slab;
 
@@ -82,6 +82,7 @@ pub struct Shard {
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
     tick_waiters: RefCell<Vec<Waker>>,
+    started: Instant,
     now: Cell<Tick>,
     serial: Cell<u32>,
     source_turn: Cell<usize>,
@@ -164,6 +165,7 @@ impl Shard {
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
             tick_waiters: RefCell::default(),
+            started: Instant::now(),
             now: Cell::new(0),
             serial: Cell::new(0),
             source_turn: Cell::new(index),
@@ -204,8 +206,7 @@ impl Shard {
     // -- time ----------------------------------------------------------------------------------
 
     fn tick(&self, elapsed: Tick, expired: &mut Vec<Entry>) {
-        let now = self.now.get().wrapping_add(elapsed);
-        self.now.set(now);
+        let now = self.read_clock();
         self.cells().ticks.add(u64::from(elapsed));
         self.wheel.borrow_mut().advance(now, expired);
         for entry in expired.drain(..) {
@@ -245,6 +246,16 @@ impl Shard {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Brings the current tick up to date. Done by every turn of the timer, and before a session
+    /// begins: after a stall of the machine connections are accepted before the timer is heard, and
+    /// their deadlines must not start in the past.
+    fn read_clock(&self) -> Tick {
+        let elapsed = self.started.elapsed().as_millis() / TICK.as_millis();
+        let now = Tick::try_from(elapsed).unwrap_or(Tick::MAX).max(self.now.get());
+        self.now.set(now);
+        now
     }
 
     /// The current tick.

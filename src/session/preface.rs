@@ -25,12 +25,14 @@ pub struct Reader<'a> {
     client: &'a Socket,
     received: Vec<u8>,
     first_byte: Option<Instant>,
+    /// The deadline has passed; what is in the socket already still counts.
+    expired: Option<End>,
 }
 
 impl<'a> Reader<'a> {
     /// Nothing was read yet.
     pub fn new(shard: &'a Shard, session: &'a Session, client: &'a Socket) -> Reader<'a> {
-        Reader { shard, session, client, received: Vec::new(), first_byte: None }
+        Reader { shard, session, client, received: Vec::new(), first_byte: None, expired: None }
     }
 
     /// Everything read that is for the backend, and when the first byte was seen.
@@ -103,7 +105,8 @@ impl<'a> Reader<'a> {
     }
 
     /// Receives at least one byte more; makes room for `len` in all. A receive is tried before the
-    /// wait: the first frame often comes with the handshake's last packet.
+    /// wait: the first frame often comes with the handshake's last packet. And once more after the
+    /// deadline: when the machine stalls, the timer must not win over bytes that came in time.
     async fn receive(&mut self, len: usize) -> Result<(), End> {
         loop {
             let room = len.max(FIRST_LEN).saturating_sub(self.received.len());
@@ -117,12 +120,20 @@ impl<'a> Reader<'a> {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(failure(&error)),
             }
+            if let Some(end) = self.expired {
+                return Err(end);
+            }
             if self.received.is_empty() {
                 self.received = Vec::new();
             }
-            match self.session.interrupt.or(self.client.readable()).await? {
-                Ok(()) => {}
-                Err(error) => return Err(failure(&error)),
+            match self.session.interrupt.or(self.client.readable()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(failure(&error)),
+                Err(end @ (End::PrefaceSilent | End::PrefaceTimeout | End::ProxyTimeout)) => {
+                    self.session.interrupt.take();
+                    self.expired = Some(end);
+                }
+                Err(end) => return Err(end),
             }
         }
     }

@@ -48,7 +48,7 @@ impl Shard {
         let entry = sessions.vacant_entry();
         let slot = u32::try_from(entry.key()).unwrap_or(u32::MAX);
         let birth = Birth { slot, serial, listener, peer: accepted.peer };
-        let session = Rc::new(Session::new(birth, self.now()));
+        let session = Rc::new(Session::new(birth, self.read_clock()));
         entry.insert(session.clone());
         drop(sessions);
         monoio::spawn(session::run(self.clone(), session, accepted.socket));
