@@ -94,18 +94,3 @@ fn a_backend_that_comes_back_gets_its_warm_connections_without_a_storm() {
         }
     }
 }
-
-#[test]
-fn a_lack_of_local_ports_is_not_held_against_the_backend() {
-    let listening = Backend::manual();
-    // Nobody here has this address: no local port can be had, as when all are taken.
-    let pool = "warm = 1\nsource_addresses = [\"192.0.2.1\"]";
-    let gateway = Gateway::start(&frame_config(&[listening.address], pool, ""));
-    let failures = format!(
-        "corelane_backend_connect_failures_total{{pool=\"c2s\",backend=\"{}\",reason=\"ports_exhausted\"}}",
-        listening.address
-    );
-    gateway.wait_metric(&failures, 1.0);
-    Client::login(gateway.address("devices"), "a").assert_closed_silently();
-    gateway.assert_end("ports_exhausted");
-}

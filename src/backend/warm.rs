@@ -188,3 +188,73 @@ fn is_alive(socket: &OwnedFd) -> bool {
         Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::balance::Algorithm;
+    use crate::config;
+    use std::time::Duration;
+
+    fn table(address: &str, sources: &[&str]) -> Table {
+        let socket =
+            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
+        let backend = config::Backend {
+            address: config::Address::Tcp(address.parse().unwrap()),
+            weight: 1,
+            state: BackendState::Ready,
+        };
+        let pool = config::Pool {
+            name: "p".to_owned(),
+            balance: Algorithm::Crc32Mod,
+            on_down: config::OnDown::Reject,
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            fail_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(600),
+            warm: 1,
+            socket,
+            proxy_out: false,
+            source_addresses: sources.iter().map(|ip| ip.parse().unwrap()).collect(),
+            backends: vec![backend],
+        };
+        Table::first(&[pool], 1)
+    }
+
+    /// Ticks until an attempt failed: how often the backend was blamed, and the reasons counted.
+    fn ticks_until_failure(table: &Table) -> (u32, Vec<End>) {
+        let mut warm = WarmTable::default();
+        warm.follow(table, 0);
+        let mut blamed = 0;
+        let cells = table.pools[0].backends[0].shared.cells.of(0);
+        let counted = || {
+            let failures = End::ALL.iter().copied();
+            failures.filter(|end| cells.connect_failures[*end as usize].value() > 0).collect()
+        };
+        for now in 1..1000 {
+            warm.tick(&Round { table, shard: 0, now }, |_| blamed += 1);
+            let counted: Vec<End> = counted();
+            if !counted.is_empty() {
+                return (blamed, counted);
+            }
+        }
+        (blamed, Vec::new())
+    }
+
+    #[test]
+    fn a_refused_attempt_is_held_against_the_backend() {
+        // Bound, and nobody listens: refused at once.
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let socket = socket.unwrap();
+        socket.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap().to_string();
+        assert_eq!(ticks_until_failure(&table(&address, &[])), (1, vec![End::ConnectRefused]));
+    }
+
+    #[test]
+    fn a_lack_of_local_ports_is_not_held_against_the_backend() {
+        // Nobody here has this address: no local port can be had, as when all are taken.
+        let table = table("127.0.0.1:1", &["192.0.2.1"]);
+        assert_eq!(ticks_until_failure(&table), (0, vec![End::PortsExhausted]));
+    }
+}

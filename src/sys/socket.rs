@@ -10,7 +10,7 @@ use monoio::net::UnixStream;
 
 /// A stream socket, TCP or UNIX, owned by one session.
 ///
-/// monoio's UnixStream is one shared descriptor and does the same operations on it as its TcpStream,
+/// monoio's UnixStream is one shared descriptor and does the same operations as its TcpStream,
 /// which carries some 90 bytes more per socket for two cached addresses.
 ///
 /// Both directions of a relay use it at once: one waits for input or has a read armed, the other
