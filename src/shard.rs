@@ -307,6 +307,7 @@ impl Shard {
         let closed = self.drain_deadline.get().is_some() && self.listening.get() == 0;
         if closed && !self.stopped_accepting.replace(true) {
             self.loads.stopped_accepting();
+            self.warm.borrow_mut().close(self.index);
         }
     }
 

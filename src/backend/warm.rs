@@ -66,6 +66,13 @@ impl WarmTable {
         }
     }
 
+    /// Closes everything for good: no further sessions will come.
+    pub fn close(&mut self, shard: usize) {
+        for stock in self.backends.drain(..) {
+            stock.identity.cells.of(shard).warm.sub(stock.ready.len() as u64);
+        }
+    }
+
     /// Takes a connection whose peer has not closed it.
     pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<OwnedFd> {
         let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
