@@ -7,7 +7,6 @@
 mod buffer;
 mod pump;
 
-use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::pin;
@@ -34,8 +33,6 @@ pub struct Relay<'a> {
     pub backend: &'a Socket,
     /// The backend's identity, for counters.
     pub identity: Arc<Backend>,
-    /// Per direction: a send to its sink is under way in the ring.
-    pub sending: [Cell<bool>; 2],
 }
 
 /// How a connection failed under a relay.
@@ -186,7 +183,7 @@ impl Relay<'_> {
     /// socket took the error that broke it. Connected sockets have a peer, broken ones have none;
     /// nor have those that finished both ways, but to them nothing is sent.
     fn source_gone(&self, direction: Direction) -> bool {
-        self.sending[direction as usize ^ 1].get()
+        self.session.sending[direction as usize ^ 1].get()
             && SockRef::from(self.source(direction))
                 .peer_addr()
                 .is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))

@@ -49,8 +49,7 @@ struct Caller {
 async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End, End> {
     // Boxed: an open session does not keep room for what only its beginning needed.
     let Begun { backend, identity, unsent } = Box::pin(begin(shard, session, client)).await?;
-    let sending = Default::default();
-    let relay = Relay { shard, session, client, backend: &backend, identity, sending };
+    let relay = Relay { shard, session, client, backend: &backend, identity };
     let end = relay.run(unsent).await;
     forward_reset(end, client, &backend);
     Ok(end)

@@ -135,9 +135,9 @@ async fn send_all(
     send_some(relay, direction, &mut left)?;
     let mut sent = buf.len() - left.len();
     while sent < buf.len() {
-        relay.sending[direction as usize].set(true);
+        relay.session.sending[direction as usize].set(true);
         let (result, returned) = relay.sink(direction).armed_send(buf, sent).await;
-        relay.sending[direction as usize].set(false);
+        relay.session.sending[direction as usize].set(false);
         buf = returned;
         match result {
             Ok(n) => {

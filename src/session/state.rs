@@ -117,6 +117,8 @@ pub struct Session {
     pub armed: [RefCell<Option<Canceller>>; 2],
     /// How a send failed, per direction.
     pub send_failed: [Cell<Option<Failure>>; 2],
+    /// Per direction: a send to its sink is under way in the ring.
+    pub sending: [Cell<bool>; 2],
     deadline: Cell<(Tick, End)>,
     idle_ticks: Cell<Tick>,
     scheduled: Cell<Tick>,
@@ -157,6 +159,7 @@ impl Session {
             connect_time: Cell::new(None),
             armed: [RefCell::new(None), RefCell::new(None)],
             send_failed: [Cell::new(None), Cell::new(None)],
+            sending: [Cell::new(false), Cell::new(false)],
             deadline: Cell::new((Tick::MAX, End::PrefaceTimeout)),
             idle_ticks: Cell::new(Tick::MAX / 2),
             scheduled: Cell::new(Tick::MAX),
