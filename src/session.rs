@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-pub use self::state::{Birth, COOL_AFTER, Direction, Look, Placed, Session, Stage, StoredKey};
+pub use self::state::{
+    Birth, COOL_AFTER, Direction, Look, Placed, Room, Session, Stage, StoredKey, Watch,
+};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};

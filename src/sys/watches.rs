@@ -84,8 +84,7 @@ impl Watches {
         let mut events = [libc::epoll_event { events: 0, u64: 0 }; 64];
         // SAFETY: `events` has room for 64 entries and outlives the call; a timeout of 0 never
         // blocks the shard.
-        let count =
-            unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) };
+        let count = unsafe { libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), 64, 0) };
         for event in events.iter().take(usize::try_from(count).unwrap_or(0)) {
             each(event.u64);
         }
