@@ -221,7 +221,7 @@ impl Shard {
     fn tick_warm(&self, now: Tick) {
         let table = self.table();
         let round = Round { table: &table, shard: self.index, now };
-        self.warm.borrow_mut().tick(&round, |failed| self.note_failing(failed));
+        self.warm.borrow_mut().tick(&round, |failed, end| self.note_failing(failed, end));
     }
 
     /// Waits for the next turn of the coarse timer.
@@ -357,13 +357,18 @@ impl Shard {
     }
 
     /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
-    /// identity: the table may have changed since it was chosen.
-    pub fn note_failing(&self, backend: &Backend) {
-        let table = self.table();
+    /// identity: the table may have changed since it was chosen. Said once per such time, not per
+    /// session.
+    pub fn note_failing(&self, backend: &Backend, end: End) {
+        let (table, now) = (self.table(), self.now());
         for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
-            if let Some(index) = pool.position(backend) {
-                memory.failing_until[index] = self.now() + ticks(pool.settings.fail_timeout);
+            let Some(index) = pool.position(backend) else { continue };
+            if memory.failing_until[index] <= now {
+                let (pool, backend) = (&*pool.label, &*backend.label);
+                let (reason, shard) = (end.label(), self.index);
+                tracing::warn!(pool, backend, reason, shard, "backend failing");
             }
+            memory.failing_until[index] = now + ticks(pool.settings.fail_timeout);
         }
     }
 

@@ -89,7 +89,7 @@ impl WarmTable {
 
     /// One tick: settles attempts, drops dead connections, starts new attempts. Calls `failed` for
     /// each backend that would not be connected to.
-    pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend)) {
+    pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend, End)) {
         if self.backends.is_empty() {
             return;
         }
@@ -101,7 +101,7 @@ impl WarmTable {
                 if let Err(end) = stock.tick(round, pool, backend)
                     && end.side() == Side::Backend
                 {
-                    failed(backend);
+                    failed(backend, end);
                 }
             }
         }
@@ -219,7 +219,7 @@ mod tests {
             failures.filter(|end| cells.connect_failures[*end as usize].value() > 0).collect()
         };
         for now in 1..1000 {
-            warm.tick(&Round { table, shard: 0, now }, |_| blamed += 1);
+            warm.tick(&Round { table, shard: 0, now }, |_, _| blamed += 1);
             let counted: Vec<End> = counted();
             if !counted.is_empty() {
                 return (blamed, counted);

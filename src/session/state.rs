@@ -48,15 +48,15 @@ impl Stage {
     }
 }
 
-/// Where a session was placed.
+/// Where a session was placed, or is to be.
 #[derive(Debug, Clone)]
 pub struct Placed {
     /// The pool, of the table version that was current.
     pub pool: Arc<Pool>,
-    /// The backend.
-    pub backend: Arc<Backend>,
-    /// Why there.
-    pub placement: Placement,
+    /// The backend: the one it has, the one tried last, or the one its key belongs to.
+    pub backend: Option<Arc<Backend>>,
+    /// Why there; `None` while no backend has been chosen.
+    pub placement: Option<Placement>,
     /// Version of the table.
     pub table_version: u64,
 }
@@ -116,7 +116,7 @@ pub struct Session {
     pub accepted: Instant,
     /// Its key, empty until known.
     pub key: RefCell<StoredKey>,
-    /// Its backend, once chosen.
+    /// Its pool and backend, once known.
     pub placed: RefCell<Option<Placed>>,
     /// Connection attempts made.
     pub attempts: Cell<u32>,

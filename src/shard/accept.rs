@@ -72,9 +72,13 @@ async fn accept_until_drain(shard: &Rc<Shard>, index: usize, listener: usize, so
 
 /// Takes up to a batch of connections. `false`: accepting failed and should pause.
 fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
+    let mut any_accepted = false;
     for _ in 0..BATCH_MAX {
         match sys::accept(socket.as_fd()) {
-            Ok(accepted) => shard.admit(listener, accepted),
+            Ok(accepted) => {
+                any_accepted = true;
+                shard.admit(listener, accepted);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) => {
                 let kind = classify(&error);
@@ -92,7 +96,8 @@ fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
             }
         }
     }
-    true
+    // An error that never goes away must not be asked for again and again.
+    any_accepted
 }
 
 fn classify(error: &io::Error) -> AcceptError {

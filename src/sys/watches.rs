@@ -1,6 +1,6 @@
 //! What the ring's own poll cannot tell about sockets whose peer has sent FIN.
 //!
-//! io_uring's poll reports EPOLLRDHUP whether asked for or not, and so does the poll inside an armed
+//! io_uring's poll reports EPOLLRDHUP whether asked for or not, and so does the poll in an armed
 //! send. On a half-closed socket a wait for room would therefore come back at once, every time, and
 //! an armed send would be retried until it is given to a kernel thread that blocks in it. epoll
 //! reports what it is asked for, and EPOLLERR and EPOLLHUP (epoll_ctl(2)).
