@@ -45,10 +45,12 @@ impl Reserve {
 /// Accepts until the shard drains; then takes what the kernel has completed already, since closing
 /// a listener resets whatever waits in its queue, and closes. `index` counts this shard's sockets.
 pub async fn run(shard: Rc<Shard>, index: usize, bound: Bound) {
-    match WakeFd::new(bound.socket) {
-        Ok(socket) => accept_until_drain(&shard, index, bound.listener, socket).await,
+    let Bound { listener, socket, claim } = bound;
+    match WakeFd::new(socket) {
+        Ok(socket) => accept_until_drain(&shard, index, listener, socket).await,
         Err(error) => tracing::error!(%error, "listener lost"),
     }
+    drop(claim);
     shard.listener_closed();
 }
 
