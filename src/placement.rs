@@ -186,36 +186,18 @@ impl<'a> Search<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
-    use crate::balance::Algorithm;
     use crate::config;
 
     fn table(states: &[BackendState], change: impl FnOnce(&mut config::Pool)) -> Table {
-        let socket =
-            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
-        let backend = |(index, state): (usize, &BackendState)| config::Backend {
-            address: config::Address::Unix(format!("/{index}").into()),
-            weight: 1,
-            state: *state,
-        };
-        let mut pool = config::Pool {
-            name: "p".to_owned(),
-            balance: Algorithm::Crc32Mod,
-            on_down: OnDown::Reject,
-            connect_timeout: Duration::from_secs(1),
-            retries: 0,
-            fail_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(600),
-            warm: 0,
-            socket,
-            proxy_out: false,
-            source_addresses: Vec::new(),
-            backends: states.iter().enumerate().map(backend).collect(),
-        };
-        change(&mut pool);
-        Table::first(&[pool], 1)
+        let path = |index: usize| config::Address::Unix(format!("/{index}").into());
+        let addresses: Vec<_> = (0..states.len()).map(path).collect();
+        Table::sample(&addresses, |pool| {
+            for (backend, state) in pool.backends.iter_mut().zip(states) {
+                backend.state = *state;
+            }
+            change(pool);
+        })
     }
 
     const UP: BackendState = BackendState::Ready;

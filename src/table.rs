@@ -104,3 +104,34 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+impl Table {
+    /// A table with one pool of ready backends under `crc32_mod`; `change` may alter it.
+    pub fn sample(addresses: &[config::Address], change: impl FnOnce(&mut config::Pool)) -> Table {
+        use std::time::Duration;
+        let socket =
+            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
+        let backend = |address: &config::Address| config::Backend {
+            address: address.clone(),
+            weight: 1,
+            state: config::BackendState::Ready,
+        };
+        let mut pool = config::Pool {
+            name: "p".to_owned(),
+            balance: crate::balance::Algorithm::Crc32Mod,
+            on_down: config::OnDown::Reject,
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            fail_timeout: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(600),
+            warm: 0,
+            socket,
+            proxy_out: false,
+            source_addresses: Vec::new(),
+            backends: addresses.iter().map(backend).collect(),
+        };
+        change(&mut pool);
+        Table::first(&[pool], 1)
+    }
+}

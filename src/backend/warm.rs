@@ -192,33 +192,13 @@ fn is_alive(socket: &OwnedFd) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::balance::Algorithm;
     use crate::config;
-    use std::time::Duration;
 
     fn table(address: &str, sources: &[&str]) -> Table {
-        let socket =
-            config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None };
-        let backend = config::Backend {
-            address: config::Address::Tcp(address.parse().unwrap()),
-            weight: 1,
-            state: BackendState::Ready,
-        };
-        let pool = config::Pool {
-            name: "p".to_owned(),
-            balance: Algorithm::Crc32Mod,
-            on_down: config::OnDown::Reject,
-            connect_timeout: Duration::from_secs(1),
-            retries: 0,
-            fail_timeout: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(600),
-            warm: 1,
-            socket,
-            proxy_out: false,
-            source_addresses: sources.iter().map(|ip| ip.parse().unwrap()).collect(),
-            backends: vec![backend],
-        };
-        Table::first(&[pool], 1)
+        Table::sample(&[config::Address::Tcp(address.parse().unwrap())], |pool| {
+            pool.warm = 1;
+            pool.source_addresses = sources.iter().map(|ip| ip.parse().unwrap()).collect();
+        })
     }
 
     /// Ticks until an attempt failed: how often the backend was blamed, and the reasons counted.
