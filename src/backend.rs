@@ -282,7 +282,8 @@ mod tests {
         for ip in ["127.0.0.1", "[::1]"] {
             let listener = TcpListener::bind(format!("{ip}:0")).unwrap();
             let target = listener.local_addr().unwrap();
-            let stream = std::net::TcpStream::connect(target).unwrap();
+            let stream = Plain::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+            stream.connect(&target.into()).unwrap();
             assert_eq!(outcome(&SockRef::from(&stream), &Address::Tcp(target)), Ok(()), "{ip}");
         }
         // The same port on another address of this machine is somebody else.
