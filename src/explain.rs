@@ -36,6 +36,18 @@ impl fmt::Display for ExplainError {
 
 impl std::error::Error for ExplainError {}
 
+/// Longest input worth explaining, bytes, however short this configuration's frames are: bytes
+/// behind them are only counted.
+const INPUT_LEN_MAX: usize = 16 << 20;
+
+/// How many bytes of a connection to this listener [`explain`] may need at most.
+pub fn input_len_max(config: &Config, listener: usize) -> usize {
+    match config.listeners.get(listener).map(|listener| &listener.protocol) {
+        Some(Protocol::Frame(frame)) => frame.rules.preface_len_max().max(INPUT_LEN_MAX),
+        Some(Protocol::Tcp { .. }) | None => INPUT_LEN_MAX,
+    }
+}
+
 /// A page about the first bytes of a connection to a frame listener: every field, the key, and the
 /// backend, or the reason why there is none and where the bytes went wrong. Made for reading; its
 /// layout is no interface.

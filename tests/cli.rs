@@ -1,5 +1,6 @@
 //! The command line of the built binary: exit codes, what goes where, and readers that leave.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -204,6 +205,34 @@ fn what_cannot_run_exits_2() {
 }
 
 #[test]
+fn endless_input_is_refused_and_not_read_whole() {
+    let folder = Folder::new();
+    let good = folder.file("good.toml", GOOD);
+    let long = folder.file("long.toml", format!("{GOOD}{}", "#\n".repeat(1 << 19)));
+    let cases: &[(&[&str], &str)] = &[
+        (&["check", "-c", "/dev/zero"], "cannot read /dev/zero: over 1048576 bytes"),
+        (&["run", "-c", "/dev/zero"], "cannot read /dev/zero: over 1048576 bytes"),
+        (&["check", "-c", &long], "over 1048576 bytes"),
+        (&["explain", "-c", &good, "--frame", "/dev/zero"], "/dev/zero: over 16777216 bytes"),
+    ];
+    for (arguments, expected) in cases {
+        let output = run(arguments);
+        assert_ends(&output, 2);
+        assert_eq!(out(&output), "", "{arguments:?}");
+        assert!(err(&output).contains(expected), "{arguments:?}: {}", err(&output));
+    }
+    let zeros = File::open("/dev/zero").expect("/dev/zero");
+    let explain = ["explain", "-c", &good, "--frame", "-"];
+    let output = corelane(&explain).stdin(zeros).output().expect("it ends");
+    assert_ends(&output, 2);
+    assert!(err(&output).contains("standard input: over 67108864 bytes"), "{}", err(&output));
+    // As long as it may be.
+    let padding = (1 << 20) - GOOD.len();
+    let full = folder.file("full.toml", format!("{GOOD}{}", "\n".repeat(padding)));
+    assert_ends(&run(&["check", "-c", &full]), 0);
+}
+
+#[test]
 fn route_prints_a_line_per_key() {
     let folder = Folder::new();
     let good = folder.file("good.toml", GOOD);
@@ -301,7 +330,7 @@ fn a_reader_that_leaves_is_no_failure() {
     let keys = folder.file("keys", keys);
     for arguments in [&["route", "-c", &good, "-"][..], &["config", "schema"]] {
         let mut child = corelane(arguments)
-            .stdin(std::fs::File::open(&keys).expect("the keys"))
+            .stdin(File::open(&keys).expect("the keys"))
             .spawn()
             .expect("the command starts");
         let mut first = [0];
@@ -324,7 +353,7 @@ fn a_reader_that_leaves_is_no_failure() {
 
 #[test]
 fn output_that_cannot_be_written_exits_2() {
-    let full = || std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
     let folder = Folder::new();
     let good = folder.file("good.toml", GOOD);
     let commands =
