@@ -40,7 +40,8 @@ pub enum Command {
     Run(FileArgument),
     /// Check a configuration file: exit 0 good, 1 faults in the file, 2 could not run.
     Check(CheckArguments),
-    /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key.
+    /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key. In keys,
+    /// control characters and bytes that are not UTF-8 are escaped.
     Route(RouteArguments),
     /// Explain the first bytes of a connection: fields, key, hash and backend.
     Explain(ExplainArguments),

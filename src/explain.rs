@@ -12,6 +12,7 @@ use crate::config::{BackendState, Config, FrameListener, MissingKey, OnDown, Poo
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
 use crate::key::KEY_LEN_MAX;
+use crate::log::is_hidden;
 
 /// Why there is nothing to explain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +65,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
 
 /// Writes `KEY<TAB>POOL<TAB>BACKEND` and a line feed for each key, in order.
 ///
+/// Keys are written as they are, except that control characters (tabs and line feeds among them),
+/// invisible marks and bytes that are not UTF-8 are escaped as in Rust strings: a line always has
+/// three fields. Nothing escapes a backslash.
+///
 /// The pool is the listener's, or the one `missing_key` names for the empty key; `-` stands for a
 /// pool or backend that the key would not get: an empty or overlong key on a frame listener that
 /// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are).
@@ -95,7 +100,7 @@ pub fn route(
             },
             Protocol::Frame(_) => Some(listener.pool),
         };
-        out.write_all(&key)?;
+        write!(out, "{}", Escaped(&key))?;
         match index.and_then(|index| pools.get_mut(index)) {
             None => out.write_all(b"\t-\t-\n")?,
             Some(trial) => match trial.place(&key) {
@@ -342,25 +347,34 @@ fn write_rest(f: &mut fmt::Formatter<'_>, rest_len: usize) -> fmt::Result {
     }
 }
 
-/// Bytes on a terminal: text stays text, everything that is not printable is escaped, and the end
-/// of long ones is left out.
+/// Bytes on a terminal, escaped; the end of long ones is left out.
 struct Shown<'b>(&'b [u8]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.get(..BODY_SHOWN_MAX).unwrap_or(self.0);
-        for chunk in shown.utf8_chunks() {
-            for letter in chunk.valid().chars() {
-                match letter {
-                    '"' | '\'' | '\\' => f.write_char(letter)?,
-                    _ => write!(f, "{}", letter.escape_debug())?,
-                }
-            }
-            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
-        }
+        Escaped(shown).fmt(f)?;
         match self.0.len() - shown.len() {
             0 => Ok(()),
             left_out => write!(f, "… ({left_out} bytes more)"),
         }
+    }
+}
+
+/// Text stays text; what is no text, or would not be seen, is escaped.
+struct Escaped<'b>(&'b [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
+            for letter in chunk.valid().chars() {
+                match is_hidden(letter) {
+                    true => write!(f, "{}", letter.escape_default())?,
+                    false => f.write_char(letter)?,
+                }
+            }
+            chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
+        }
+        Ok(())
     }
 }

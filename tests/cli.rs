@@ -250,10 +250,36 @@ fn route_prints_a_line_per_key() {
     let output = run_with_input(&["route", "-c", &good, "-"], keys.join("\r\n").as_bytes());
     assert_ends(&output, 0);
     assert_eq!(out(&output), expected);
-    // Keys are bytes.
-    let output = run_with_input(&["route", "-c", &good, "-"], b"\xff\xfe\n");
+}
+
+#[test]
+fn a_line_of_route_has_three_fields_whatever_is_in_the_key() {
+    let folder = Folder::new();
+    let good = folder.file("good.toml", GOOD);
+    let cases: &[(&[u8], &str)] = &[
+        // What can be read stays as it is.
+        (b"a\\tb", "a\\tb"),
+        ("\"gerät\" 設備 e\u{301} ' ".as_bytes(), "\"gerät\" 設備 e\u{301} ' "),
+        (b"a\tb", "a\\tb"),
+        (b"\t\t", "\\t\\t"),
+        (b"a\rb\r\r", "a\\rb\\r"),
+        (b"\x1b[31m\x00\x7f", "\\u{1b}[31m\\u{0}\\u{7f}"),
+        ("\u{9b}\u{202e}\u{200b}".as_bytes(), "\\u{9b}\\u{202e}\\u{200b}"),
+        (b"\xff\xfe-1", "\\xff\\xfe-1"),
+    ];
+    for (key, printed) in cases {
+        let output = run_with_input(&["route", "-c", &good, "-"], &[key, &b"\n"[..]].concat());
+        assert_ends(&output, 0);
+        let text = out(&output);
+        let fields: Vec<&str> = text.strip_suffix('\n').expect("a line").split('\t').collect();
+        assert_eq!(fields.len(), 3, "{text:?}");
+        assert_eq!(fields[..2], [*printed, "c2s"], "{text:?}");
+    }
+    // A line feed can come in an argument only. The hash is that of the key itself.
+    let output = run(&["route", "-c", &good, "dev\n0001"]);
     assert_ends(&output, 0);
-    assert!(output.stdout.starts_with(b"\xff\xfe\tc2s\t10.0.0."), "{output:?}");
+    let home = crc32fast::hash(b"dev\n0001") % 3 + 1;
+    assert_eq!(out(&output), format!("dev\\n0001\tc2s\t10.0.0.{home}:1000\n"));
 }
 
 #[test]
