@@ -189,9 +189,9 @@ impl fmt::Display for Page<'_> {
         let rules = &self.frame.rules;
         let header_len = rules.layout.header_len();
         writeln!(f, "listener {}", self.name)?;
-        writeln!(f, "header   {} ({header_len} bytes)", rules.layout)?;
+        writeln!(f, "header   {} ({})", rules.layout, Count(header_len, "byte"))?;
         writeln!(f, "key      {}", rules.key.text(&rules.layout))?;
-        writeln!(f, "input    {} bytes", self.bytes.len())?;
+        writeln!(f, "input    {}", Count(self.bytes.len(), "byte"))?;
         let mut start = 0;
         for number in 1..=rules.search_frames.max(1) {
             writeln!(f, "\nframe {number} at byte {start}")?;
@@ -240,7 +240,7 @@ impl Page<'_> {
 
     fn write_body(&self, f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
         let body = self.bytes.get(frame.body.clone()).unwrap_or_default();
-        writeln!(f, "body     {} bytes at byte {}", body.len(), frame.body.start)?;
+        writeln!(f, "body     {} at byte {}", Count(body.len(), "byte"), frame.body.start)?;
         if !body.is_empty() {
             writeln!(f, "         {}", Shown(body))?;
         }
@@ -251,8 +251,9 @@ impl Page<'_> {
         let missing = total - self.bytes.len();
         writeln!(
             f,
-            "\noutcome  incomplete: {missing} more bytes are needed, {total} in all; a connection \
-             that stays like this is closed after {:?} ({})",
+            "\noutcome  incomplete: {} needed, {total} in all; a connection that stays like \
+             this is closed after {:?} ({})",
+            Count(missing, "more byte"),
             self.frame.timeout,
             if self.bytes.is_empty() { End::PrefaceSilent } else { End::PrefaceTimeout }.label()
         )
@@ -264,7 +265,9 @@ impl Page<'_> {
         write!(f, "\noutcome  closed: {} in the header at byte {start}", end.label())?;
         let header = self.bytes.get(start..).unwrap_or_default();
         match end {
-            End::BodyTooLong => write!(f, "; at most {} bytes are allowed", rules.body_len_max)?,
+            End::BodyTooLong => {
+                write!(f, "; at most {} allowed", Count(rules.body_len_max, "byte"))?
+            }
             End::FieldUnexpected => {
                 let mut values =
                     rules.expect.iter().map(|e| (e, rules.layout.value(header, e.field)));
@@ -285,7 +288,7 @@ impl Page<'_> {
         let (preface, frames_len) = self.frame.rules.read_frames(self.bytes);
         match preface {
             Preface::Key(key) => {
-                writeln!(f, "key      {} ({} bytes)", Shown(&key), key.len())?;
+                writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
                 self.write_placement(f, self.pool, &key)
             }
@@ -311,7 +314,13 @@ impl Page<'_> {
     fn write_placement(&self, f: &mut fmt::Formatter<'_>, pool: usize, key: &[u8]) -> fmt::Result {
         let Some(pool) = self.config.pools.get(pool) else { return Ok(()) };
         let count = pool.backends.len();
-        writeln!(f, "\npool     {} ({}, {count} backends)", pool.name, pool.balance.name())?;
+        writeln!(
+            f,
+            "\npool     {} ({}, {})",
+            pool.name,
+            pool.balance.name(),
+            Count(count, "backend")
+        )?;
         let mut trial = Trial::new(pool);
         if !pool.balance.is_keyed() {
             return writeln!(
@@ -340,10 +349,24 @@ impl Page<'_> {
     }
 }
 
+/// So many of a thing.
+struct Count(usize, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(count, name) = self;
+        write!(f, "{count} {name}{}", if *count == 1 { "" } else { "s" })
+    }
+}
+
 fn write_rest(f: &mut fmt::Formatter<'_>, rest_len: usize) -> fmt::Result {
     match rest_len {
         0 => Ok(()),
-        _ => writeln!(f, "rest     {rest_len} bytes more: forwarded as they are, not looked at"),
+        _ => writeln!(
+            f,
+            "rest     {} more: forwarded unchanged, not looked at",
+            Count(rest_len, "byte")
+        ),
     }
 }
 
@@ -356,7 +379,7 @@ impl fmt::Display for Shown<'_> {
         Escaped(shown).fmt(f)?;
         match self.0.len() - shown.len() {
             0 => Ok(()),
-            left_out => write!(f, "… ({left_out} bytes more)"),
+            left_out => write!(f, "… ({} more)", Count(left_out, "byte")),
         }
     }
 }

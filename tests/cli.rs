@@ -115,6 +115,17 @@ fn check_of_a_good_file_says_what_it_amounts_to() {
 }
 
 #[test]
+fn check_says_1_backend() {
+    let folder = Folder::new();
+    let one = GOOD.replace(", \"10.0.0.2:1000\", \"10.0.0.3:1000\"", "");
+    let file = folder.file("one.toml", one.replace("= 100", "= 1\ncores = [0]"));
+    let output = run(&["check", "-c", &file]);
+    assert_ends(&output, 0);
+    let expected = "ok: 1 listener, 1 pool, 1 backend, 1 shard, 1 connection, ";
+    assert!(out(&output).contains(expected), "{}", out(&output));
+}
+
+#[test]
 fn check_prints_warnings_and_stays_good() {
     let folder = Folder::new();
     let spare = "[pool.spare]\nbalance = \"random\"\nbackends = [\"10.0.0.9:1\"]\n";
