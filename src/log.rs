@@ -16,6 +16,7 @@ use std::sync::atomic::AtomicU64;
 
 pub use json::append_json;
 pub(crate) use json::is_hidden;
+pub(crate) use line::hex;
 pub use operational::OperationalLog;
 pub use session::{SessionLogSender, SessionLogWriter, SessionRecord};
 
