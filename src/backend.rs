@@ -239,6 +239,8 @@ pub fn classify(error: &io::Error) -> End {
     match error.raw_os_error() {
         // A missing UNIX socket is a backend that is not there.
         Some(libc::ECONNREFUSED | libc::ENOENT | libc::ECONNRESET) => End::ConnectRefused,
+        // connect(2) on a UNIX socket does not wait for room; TCP would run into its timeout.
+        Some(libc::EAGAIN) => End::ConnectBusy,
         Some(libc::ETIMEDOUT) => End::ConnectTimeout,
         Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN) => End::ConnectUnreachable,
         Some(libc::EADDRNOTAVAIL) => End::PortsExhausted,
