@@ -6,7 +6,7 @@ use std::fmt;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
 
@@ -32,7 +32,7 @@ pub async fn connect(
     let cells = backend.shared.cells.of(shard.index);
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
-        session.connect_time.set(Some(std::time::Duration::ZERO));
+        session.connect_time.set(Some(Duration::ZERO));
         return Socket::new(socket).map_err(|error| classify(&error));
     }
     session.stage.set(Stage::Connect);
@@ -59,19 +59,19 @@ async fn connect_new(
     let socket = Socket::new(started.socket).map_err(|error| classify(&error))?;
     // On one host the handshake is often over when connect(2) returns.
     if !started.pending || sys::is_writable(socket.as_fd()) {
-        return decided(socket);
+        return decided(socket, address);
     }
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
     match session.interrupt.or(socket.writable()).await {
-        Ok(Ok(())) => decided(socket),
+        Ok(Ok(())) => decided(socket, address),
         Ok(Err(error)) => Err(classify(&error)),
         Err(End::ConnectTimeout) => {
             // This deadline was for one attempt; the session may have another.
             session.interrupt.take();
             if sys::is_writable(socket.as_fd()) {
                 // Decided in time; this machine was late to look.
-                return decided(socket);
+                return decided(socket, address);
             }
             Err(End::ConnectTimeout)
         }
@@ -79,11 +79,35 @@ async fn connect_new(
     }
 }
 
-fn decided(socket: Socket) -> Result<Socket, End> {
-    match SockRef::from(&socket).take_error() {
-        Ok(None) => Ok(socket),
+fn decided(socket: Socket, address: &Address) -> Result<Socket, End> {
+    outcome(&SockRef::from(&socket), address).map(|()| socket)
+}
+
+/// What came of an attempt to connect to `address` that is over.
+///
+/// # Errors
+/// Why there is no connection to the backend.
+fn outcome(socket: &SockRef<'_>, address: &Address) -> Result<(), End> {
+    match socket.take_error() {
+        Ok(None) if is_self_connected(socket, address) => {
+            // Closed with a reset: in TIME_WAIT it would keep the backend from its own port.
+            let _closed_slowly = socket.set_linger(Some(Duration::ZERO));
+            Err(End::ConnectRefused)
+        }
+        Ok(None) => Ok(()),
         Ok(Some(error)) | Err(error) => Err(classify(&error)),
     }
+}
+
+/// Whether the socket is connected to itself. Where nobody listens on a port of this machine, and
+/// the kernel picks just that one for our side, TCP's simultaneous open succeeds.
+fn is_self_connected(socket: &SockRef<'_>, address: &Address) -> bool {
+    let Address::Tcp(target) = address else { return false };
+    let local = socket.local_addr().ok().and_then(|local| local.as_socket());
+    // Equal ports are rare: the second call is seldom made.
+    local.filter(|local| local.port() == target.port()).is_some_and(|local| {
+        socket.peer_addr().ok().and_then(|peer| peer.as_socket()) == Some(local)
+    })
 }
 
 /// A connection attempt under way.
@@ -215,6 +239,8 @@ pub fn classify(error: &io::Error) -> End {
     match error.raw_os_error() {
         // A missing UNIX socket is a backend that is not there.
         Some(libc::ECONNREFUSED | libc::ENOENT | libc::ECONNRESET) => End::ConnectRefused,
+        // connect(2) on a UNIX socket does not wait for room; TCP would run into its timeout.
+        Some(libc::EAGAIN) => End::ConnectBusy,
         Some(libc::ETIMEDOUT) => End::ConnectTimeout,
         Some(libc::EHOSTUNREACH | libc::ENETUNREACH | libc::EHOSTDOWN) => End::ConnectUnreachable,
         Some(libc::EADDRNOTAVAIL) => End::PortsExhausted,
@@ -222,5 +248,53 @@ pub fn classify(error: &io::Error) -> End {
             End::DescriptorsExhausted
         }
         _ => End::ConnectFailed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{SocketAddr, TcpListener};
+
+    /// A socket connected to itself, and its address.
+    pub(super) fn self_connected(ip: &str) -> (Plain, SocketAddr) {
+        let any: SocketAddr = format!("{ip}:0").parse().unwrap();
+        let socket = Plain::new(Domain::for_address(any), Type::STREAM, None).unwrap();
+        socket.bind(&any.into()).unwrap();
+        let own = socket.local_addr().unwrap();
+        socket.connect(&own).unwrap();
+        (socket, own.as_socket().unwrap())
+    }
+
+    #[test]
+    fn a_connection_to_itself_is_a_backend_that_is_not_there() {
+        for ip in ["127.0.0.1", "[::1]"] {
+            let (socket, own) = self_connected(ip);
+            let outcome = outcome(&SockRef::from(&socket), &Address::Tcp(own));
+            assert_eq!(outcome, Err(End::ConnectRefused), "{ip}");
+            drop(socket);
+            // Nothing of it stays in the backend's way.
+            let listener = Plain::new(Domain::for_address(own), Type::STREAM, None).unwrap();
+            listener.bind(&own.into()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_connection_to_a_listener_is_one() {
+        for ip in ["127.0.0.1", "[::1]"] {
+            let listener = TcpListener::bind(format!("{ip}:0")).unwrap();
+            let target = listener.local_addr().unwrap();
+            let stream = Plain::new(Domain::for_address(target), Type::STREAM, None).unwrap();
+            stream.connect(&target.into()).unwrap();
+            assert_eq!(outcome(&SockRef::from(&stream), &Address::Tcp(target)), Ok(()), "{ip}");
+        }
+        // The same port on another address of this machine is somebody else.
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let target = listener.local_addr().unwrap();
+        let socket = Plain::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let source = SocketAddr::new([127, 0, 0, 2].into(), target.port());
+        socket.bind(&source.into()).unwrap();
+        socket.connect(&target.into()).unwrap();
+        assert_eq!(outcome(&SockRef::from(&socket), &Address::Tcp(target)), Ok(()));
     }
 }

@@ -4,6 +4,7 @@
 //! output; a reader that closes it early has seen enough and changes no exit code.
 
 use std::fmt;
+use std::fs::File;
 use std::io::{self, BufRead, BufWriter, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use corelane::config::{
     self, Config, Environment, EnvironmentError, Fault, Faults, LoadError, Loaded, Protocol,
 };
 use corelane::explain::{self, ExplainError};
+use corelane::input::read_at_most;
 use corelane::run::{self, RunError};
 use serde::Serialize;
 
@@ -38,7 +40,8 @@ pub enum Command {
     Run(FileArgument),
     /// Check a configuration file: exit 0 good, 1 faults in the file, 2 could not run.
     Check(CheckArguments),
-    /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key.
+    /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key. In keys,
+    /// control characters and bytes that are not UTF-8 are escaped.
     Route(RouteArguments),
     /// Explain the first bytes of a connection: fields, key, hash and backend.
     Explain(ExplainArguments),
@@ -355,11 +358,14 @@ fn explain_frame(
 ) -> Result<ExitCode, Failure> {
     let framed = |index: usize| matches!(config.listeners[index].protocol, Protocol::Frame(_));
     let listener = chosen(config, listener, framed)?;
+    let len_max = explain::input_len_max(config, listener);
     let bytes = if frame.as_os_str() == "-" {
-        let text = io::read_to_string(io::stdin().lock());
+        // Two digits for a byte, and as much white space.
+        let text = read_at_most(io::stdin().lock(), len_max.saturating_mul(4));
+        let text = text.and_then(|text| String::from_utf8(text).map_err(io::Error::other));
         decode_hexadecimal(&text.map_err(|e| Failure::Input("standard input".to_string(), e))?)?
     } else {
-        let read = std::fs::read(frame);
+        let read = File::open(frame).and_then(|file| read_at_most(file, len_max));
         read.map_err(|error| Failure::Input(frame.display().to_string(), error))?
     };
     let page = explain::explain(config, listener, &bytes).map_err(Failure::Explain)?;

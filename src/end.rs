@@ -108,6 +108,8 @@ reasons! {
         BackendFailing => "backend_failing", Backend;
         /// The backend refused the connection.
         ConnectRefused => "connect_refused", Backend;
+        /// The backend's queue of connections it has not accepted is full (UNIX sockets only).
+        ConnectBusy => "connect_busy", Backend;
         /// No connection within `connect_timeout`.
         ConnectTimeout => "connect_timeout", Backend;
         /// No route to the backend.
@@ -128,6 +130,7 @@ impl End {
             self,
             End::BackendFailing
                 | End::ConnectRefused
+                | End::ConnectBusy
                 | End::ConnectTimeout
                 | End::ConnectUnreachable
                 | End::PortsExhausted

@@ -12,6 +12,7 @@ use crate::config::{BackendState, Config, FrameListener, MissingKey, OnDown, Poo
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
 use crate::key::KEY_LEN_MAX;
+use crate::log::is_hidden;
 
 /// Why there is nothing to explain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,18 @@ impl fmt::Display for ExplainError {
 
 impl std::error::Error for ExplainError {}
 
+/// Longest input worth explaining, bytes, however short this configuration's frames are: bytes
+/// behind them are only counted.
+const INPUT_LEN_MAX: usize = 16 << 20;
+
+/// How many bytes of a connection to this listener [`explain`] may need at most.
+pub fn input_len_max(config: &Config, listener: usize) -> usize {
+    match config.listeners.get(listener).map(|listener| &listener.protocol) {
+        Some(Protocol::Frame(frame)) => frame.rules.preface_len_max().max(INPUT_LEN_MAX),
+        Some(Protocol::Tcp { .. }) | None => INPUT_LEN_MAX,
+    }
+}
+
 /// A page about the first bytes of a connection to a frame listener: every field, the key, and the
 /// backend, or the reason why there is none and where the bytes went wrong. Made for reading; its
 /// layout is no interface.
@@ -51,6 +64,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
 }
 
 /// Writes `KEY<TAB>POOL<TAB>BACKEND` and a line feed for each key, in order.
+///
+/// Keys are written as they are, except that control characters (tabs and line feeds among them),
+/// invisible marks and bytes that are not UTF-8 are escaped as in Rust strings: a line always has
+/// three fields. Nothing escapes a backslash.
 ///
 /// The pool is the listener's, or the one `missing_key` names for the empty key; `-` stands for a
 /// pool or backend that the key would not get: an empty or overlong key on a frame listener that
@@ -83,7 +100,7 @@ pub fn route(
             },
             Protocol::Frame(_) => Some(listener.pool),
         };
-        out.write_all(&key)?;
+        write!(out, "{}", Escaped(&key))?;
         match index.and_then(|index| pools.get_mut(index)) {
             None => out.write_all(b"\t-\t-\n")?,
             Some(trial) => match trial.place(&key) {
@@ -172,9 +189,9 @@ impl fmt::Display for Page<'_> {
         let rules = &self.frame.rules;
         let header_len = rules.layout.header_len();
         writeln!(f, "listener {}", self.name)?;
-        writeln!(f, "header   {} ({header_len} bytes)", rules.layout)?;
+        writeln!(f, "header   {} ({})", rules.layout, Count(header_len, "byte"))?;
         writeln!(f, "key      {}", rules.key.text(&rules.layout))?;
-        writeln!(f, "input    {} bytes", self.bytes.len())?;
+        writeln!(f, "input    {}", Count(self.bytes.len(), "byte"))?;
         let mut start = 0;
         for number in 1..=rules.search_frames.max(1) {
             writeln!(f, "\nframe {number} at byte {start}")?;
@@ -223,7 +240,7 @@ impl Page<'_> {
 
     fn write_body(&self, f: &mut fmt::Formatter<'_>, frame: &Frame) -> fmt::Result {
         let body = self.bytes.get(frame.body.clone()).unwrap_or_default();
-        writeln!(f, "body     {} bytes at byte {}", body.len(), frame.body.start)?;
+        writeln!(f, "body     {} at byte {}", Count(body.len(), "byte"), frame.body.start)?;
         if !body.is_empty() {
             writeln!(f, "         {}", Shown(body))?;
         }
@@ -234,8 +251,9 @@ impl Page<'_> {
         let missing = total - self.bytes.len();
         writeln!(
             f,
-            "\noutcome  incomplete: {missing} more bytes are needed, {total} in all; a connection \
-             that stays like this is closed after {:?} ({})",
+            "\noutcome  incomplete: {} needed, {total} in all; a connection that stays like \
+             this is closed after {:?} ({})",
+            Count(missing, "more byte"),
             self.frame.timeout,
             if self.bytes.is_empty() { End::PrefaceSilent } else { End::PrefaceTimeout }.label()
         )
@@ -247,7 +265,9 @@ impl Page<'_> {
         write!(f, "\noutcome  closed: {} in the header at byte {start}", end.label())?;
         let header = self.bytes.get(start..).unwrap_or_default();
         match end {
-            End::BodyTooLong => write!(f, "; at most {} bytes are allowed", rules.body_len_max)?,
+            End::BodyTooLong => {
+                write!(f, "; at most {} allowed", Count(rules.body_len_max, "byte"))?
+            }
             End::FieldUnexpected => {
                 let mut values =
                     rules.expect.iter().map(|e| (e, rules.layout.value(header, e.field)));
@@ -268,7 +288,7 @@ impl Page<'_> {
         let (preface, frames_len) = self.frame.rules.read_frames(self.bytes);
         match preface {
             Preface::Key(key) => {
-                writeln!(f, "key      {} ({} bytes)", Shown(&key), key.len())?;
+                writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
                 self.write_placement(f, self.pool, &key)
             }
@@ -294,7 +314,13 @@ impl Page<'_> {
     fn write_placement(&self, f: &mut fmt::Formatter<'_>, pool: usize, key: &[u8]) -> fmt::Result {
         let Some(pool) = self.config.pools.get(pool) else { return Ok(()) };
         let count = pool.backends.len();
-        writeln!(f, "\npool     {} ({}, {count} backends)", pool.name, pool.balance.name())?;
+        writeln!(
+            f,
+            "\npool     {} ({}, {})",
+            pool.name,
+            pool.balance.name(),
+            Count(count, "backend")
+        )?;
         let mut trial = Trial::new(pool);
         if !pool.balance.is_keyed() {
             return writeln!(
@@ -323,32 +349,55 @@ impl Page<'_> {
     }
 }
 
-fn write_rest(f: &mut fmt::Formatter<'_>, rest_len: usize) -> fmt::Result {
-    match rest_len {
-        0 => Ok(()),
-        _ => writeln!(f, "rest     {rest_len} bytes more: forwarded as they are, not looked at"),
+/// So many of a thing.
+struct Count(usize, &'static str);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Count(count, name) = self;
+        write!(f, "{count} {name}{}", if *count == 1 { "" } else { "s" })
     }
 }
 
-/// Bytes on a terminal: text stays text, everything that is not printable is escaped, and the end
-/// of long ones is left out.
+fn write_rest(f: &mut fmt::Formatter<'_>, rest_len: usize) -> fmt::Result {
+    match rest_len {
+        0 => Ok(()),
+        _ => writeln!(
+            f,
+            "rest     {} more: forwarded unchanged, not looked at",
+            Count(rest_len, "byte")
+        ),
+    }
+}
+
+/// Bytes on a terminal, escaped; the end of long ones is left out.
 struct Shown<'b>(&'b [u8]);
 
 impl fmt::Display for Shown<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.get(..BODY_SHOWN_MAX).unwrap_or(self.0);
-        for chunk in shown.utf8_chunks() {
+        Escaped(shown).fmt(f)?;
+        match self.0.len() - shown.len() {
+            0 => Ok(()),
+            left_out => write!(f, "… ({} more)", Count(left_out, "byte")),
+        }
+    }
+}
+
+/// Text stays text; what is no text, or would not be seen, is escaped.
+struct Escaped<'b>(&'b [u8]);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for chunk in self.0.utf8_chunks() {
             for letter in chunk.valid().chars() {
-                match letter {
-                    '"' | '\'' | '\\' => f.write_char(letter)?,
-                    _ => write!(f, "{}", letter.escape_debug())?,
+                match is_hidden(letter) {
+                    true => write!(f, "{}", letter.escape_default())?,
+                    false => f.write_char(letter)?,
                 }
             }
             chunk.invalid().iter().try_for_each(|byte| write!(f, "\\x{byte:02x}"))?;
         }
-        match self.0.len() - shown.len() {
-            0 => Ok(()),
-            left_out => write!(f, "… ({left_out} bytes more)"),
-        }
+        Ok(())
     }
 }

@@ -53,6 +53,7 @@ mod control;
 pub mod end;
 pub mod explain;
 pub mod frame;
+pub mod input;
 pub mod key;
 mod listen;
 pub mod log;

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 pub use json::append_json;
+pub(crate) use json::is_hidden;
+pub(crate) use line::hex;
 pub use operational::OperationalLog;
 pub use session::{SessionLogSender, SessionLogWriter, SessionRecord};
 

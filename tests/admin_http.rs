@@ -67,6 +67,7 @@ fn view(shard: usize, number: usize) -> SessionView {
         client: "192.0.2.7:40312".to_owned(),
         listener: "devices".to_owned(),
         key: format!("key\u{1b}[31m\u{202e}-{shard}-{number}"),
+        key_hex: None,
         pool: "c2s".to_owned(),
         backend: "127.0.0.1:1000".to_owned(),
         placement: "home",

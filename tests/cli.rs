@@ -1,5 +1,6 @@
 //! The command line of the built binary: exit codes, what goes where, and readers that leave.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -114,6 +115,17 @@ fn check_of_a_good_file_says_what_it_amounts_to() {
 }
 
 #[test]
+fn check_says_1_backend() {
+    let folder = Folder::new();
+    let one = GOOD.replace(", \"10.0.0.2:1000\", \"10.0.0.3:1000\"", "");
+    let file = folder.file("one.toml", one.replace("= 100", "= 1\ncores = [0]"));
+    let output = run(&["check", "-c", &file]);
+    assert_ends(&output, 0);
+    let expected = "ok: 1 listener, 1 pool, 1 backend, 1 shard, 1 connection, ";
+    assert!(out(&output).contains(expected), "{}", out(&output));
+}
+
+#[test]
 fn check_prints_warnings_and_stays_good() {
     let folder = Folder::new();
     let spare = "[pool.spare]\nbalance = \"random\"\nbackends = [\"10.0.0.9:1\"]\n";
@@ -204,6 +216,34 @@ fn what_cannot_run_exits_2() {
 }
 
 #[test]
+fn endless_input_is_refused_and_not_read_whole() {
+    let folder = Folder::new();
+    let good = folder.file("good.toml", GOOD);
+    let long = folder.file("long.toml", format!("{GOOD}{}", "#\n".repeat(1 << 19)));
+    let cases: &[(&[&str], &str)] = &[
+        (&["check", "-c", "/dev/zero"], "cannot read /dev/zero: over 1048576 bytes"),
+        (&["run", "-c", "/dev/zero"], "cannot read /dev/zero: over 1048576 bytes"),
+        (&["check", "-c", &long], "over 1048576 bytes"),
+        (&["explain", "-c", &good, "--frame", "/dev/zero"], "/dev/zero: over 16777216 bytes"),
+    ];
+    for (arguments, expected) in cases {
+        let output = run(arguments);
+        assert_ends(&output, 2);
+        assert_eq!(out(&output), "", "{arguments:?}");
+        assert!(err(&output).contains(expected), "{arguments:?}: {}", err(&output));
+    }
+    let zeros = File::open("/dev/zero").expect("/dev/zero");
+    let explain = ["explain", "-c", &good, "--frame", "-"];
+    let output = corelane(&explain).stdin(zeros).output().expect("it ends");
+    assert_ends(&output, 2);
+    assert!(err(&output).contains("standard input: over 67108864 bytes"), "{}", err(&output));
+    // As long as it may be.
+    let padding = (1 << 20) - GOOD.len();
+    let full = folder.file("full.toml", format!("{GOOD}{}", "\n".repeat(padding)));
+    assert_ends(&run(&["check", "-c", &full]), 0);
+}
+
+#[test]
 fn route_prints_a_line_per_key() {
     let folder = Folder::new();
     let good = folder.file("good.toml", GOOD);
@@ -221,10 +261,36 @@ fn route_prints_a_line_per_key() {
     let output = run_with_input(&["route", "-c", &good, "-"], keys.join("\r\n").as_bytes());
     assert_ends(&output, 0);
     assert_eq!(out(&output), expected);
-    // Keys are bytes.
-    let output = run_with_input(&["route", "-c", &good, "-"], b"\xff\xfe\n");
+}
+
+#[test]
+fn a_line_of_route_has_three_fields_whatever_is_in_the_key() {
+    let folder = Folder::new();
+    let good = folder.file("good.toml", GOOD);
+    let cases: &[(&[u8], &str)] = &[
+        // What can be read stays as it is.
+        (b"a\\tb", "a\\tb"),
+        ("\"gerät\" 設備 e\u{301} ' ".as_bytes(), "\"gerät\" 設備 e\u{301} ' "),
+        (b"a\tb", "a\\tb"),
+        (b"\t\t", "\\t\\t"),
+        (b"a\rb\r\r", "a\\rb\\r"),
+        (b"\x1b[31m\x00\x7f", "\\u{1b}[31m\\u{0}\\u{7f}"),
+        ("\u{9b}\u{202e}\u{200b}".as_bytes(), "\\u{9b}\\u{202e}\\u{200b}"),
+        (b"\xff\xfe-1", "\\xff\\xfe-1"),
+    ];
+    for (key, printed) in cases {
+        let output = run_with_input(&["route", "-c", &good, "-"], &[key, &b"\n"[..]].concat());
+        assert_ends(&output, 0);
+        let text = out(&output);
+        let fields: Vec<&str> = text.strip_suffix('\n').expect("a line").split('\t').collect();
+        assert_eq!(fields.len(), 3, "{text:?}");
+        assert_eq!(fields[..2], [*printed, "c2s"], "{text:?}");
+    }
+    // A line feed can come in an argument only. The hash is that of the key itself.
+    let output = run(&["route", "-c", &good, "dev\n0001"]);
     assert_ends(&output, 0);
-    assert!(output.stdout.starts_with(b"\xff\xfe\tc2s\t10.0.0."), "{output:?}");
+    let home = crc32fast::hash(b"dev\n0001") % 3 + 1;
+    assert_eq!(out(&output), format!("dev\\n0001\tc2s\t10.0.0.{home}:1000\n"));
 }
 
 #[test]
@@ -301,7 +367,7 @@ fn a_reader_that_leaves_is_no_failure() {
     let keys = folder.file("keys", keys);
     for arguments in [&["route", "-c", &good, "-"][..], &["config", "schema"]] {
         let mut child = corelane(arguments)
-            .stdin(std::fs::File::open(&keys).expect("the keys"))
+            .stdin(File::open(&keys).expect("the keys"))
             .spawn()
             .expect("the command starts");
         let mut first = [0];
@@ -324,7 +390,7 @@ fn a_reader_that_leaves_is_no_failure() {
 
 #[test]
 fn output_that_cannot_be_written_exits_2() {
-    let full = || std::fs::File::options().write(true).open("/dev/full").expect("/dev/full");
+    let full = || File::options().write(true).open("/dev/full").expect("/dev/full");
     let folder = Folder::new();
     let good = folder.file("good.toml", GOOD);
     let commands =

@@ -148,7 +148,7 @@ fn later_frames_and_missing_keys() {
     page_holds(
         &config,
         &late,
-        &["none in this frame", "frame 2 at byte 16", "key      a (1 bytes)"],
+        &["none in this frame", "frame 2 at byte 16", "key      a (1 byte)"],
     );
     let never = [&ping[..], &ping, &frame(br#"{"devid":"a"}"#)].concat();
     page_holds(&config, &never, &["frame 2", "19 bytes more", "outcome  closed: key_missing"]);
@@ -164,8 +164,8 @@ fn bad_input_is_explained_with_its_label() {
     let login = frame(br#"{"devid":"x"}"#);
     for (bytes, expected) in [
         (&[][..], &["not received", "incomplete: 6 more bytes", "5s (preface_silent)"][..]),
-        (&[0, 1, 0], &["version 1", "time    not received", "3 more bytes are needed, 6 in all"]),
-        (&login[..10], &["length  13", "9 more bytes are needed, 19 in all", "(preface_timeout)"]),
+        (&[0, 1, 0], &["version 1", "time    not received", "3 more bytes needed, 6 in all"]),
+        (&login[..10], &["length  13", "9 more bytes needed, 19 in all", "(preface_timeout)"]),
         (&[0, 1, 0, 60, 0xff, 0xff], &["65535", "body_too_long in the header at byte 0", "8192"]),
         (&[0xff, 1, 0, 60, 0, 0], &["field_unexpected", "type is -1, allowed are 0 to 9"]),
         (&frame(b"{\x1b[31m"), &["{\\u{1b}[31m", "closed: json_invalid"]),
@@ -179,6 +179,17 @@ fn bad_input_is_explained_with_its_label() {
         assert!(!page.contains("backend"), "{page}");
         assert!(!page.contains(|c: char| c.is_control() && c != '\n'), "{page}");
     }
+}
+
+#[test]
+fn one_of_a_thing_is_not_plural() {
+    let config = config(vec![pool("only", Algorithm::Crc32Mod, &[1])]);
+    let login = [&frame(br#"{"devid":"x"}"#)[..], b"y"].concat();
+    let parts =
+        ["key      x (1 byte)", "rest     1 byte more", "pool     only (crc32_mod, 1 backend)"];
+    page_holds(&config, &login, &parts);
+    let short = &login[..login.len() - 2];
+    page_holds(&config, short, &["incomplete: 1 more byte needed, 19 in all"]);
 }
 
 #[test]

@@ -47,6 +47,37 @@ fn a_listed_peer_speaks_for_its_client_in_both_versions_at_every_split() {
 }
 
 #[test]
+fn bytes_received_never_count_a_header_not_even_for_a_moment() {
+    let listening = Backend::manual();
+    let gateway = Gateway::start(&config(&listening, "", "from = [\"127.0.0.0/8\"]"));
+    let series = "corelane_bytes_total{listener=\"devices\",direction=\"in\"}";
+    let mut counted = 0.0;
+    for header in [V1.to_vec(), v2()] {
+        let mut client = Client::connect(gateway.address("devices"));
+        client.send(&header[..header.len() - 1]);
+        // Once a shard shows that it has the bytes, the counter must not have them.
+        let give_up = std::time::Instant::now() + gateway::DEADLINE;
+        let last_tick = ticks(&gateway);
+        while ticks(&gateway) < last_tick + 3.0 {
+            assert!(std::time::Instant::now() < give_up, "the shard stands still");
+            std::thread::park_timeout(std::time::Duration::from_millis(20));
+        }
+        assert_eq!(gateway.metric(series), counted);
+        client.send(&[&header[header.len() - 1..], &login("a")].concat());
+        let mut backend = listening.accept();
+        assert_eq!(backend.receive(login("a").len()), login("a"));
+        counted += login("a").len() as f64;
+        assert_eq!(gateway.metric(series), counted);
+        client.fin();
+        backend.fin();
+    }
+}
+
+fn ticks(gateway: &Gateway) -> f64 {
+    gateway.metric("corelane_shard_ticks_total{shard=\"0\"}")
+}
+
+#[test]
 fn an_unlisted_peer_is_refused() {
     let listening = Backend::manual();
     let gateway = Gateway::start(&config(&listening, "", "from = [\"10.0.0.0/8\"]"));

@@ -153,6 +153,47 @@ fn a_backend_that_does_not_answer_runs_into_connect_timeout_and_the_next_is_trie
 }
 
 #[test]
+fn a_unix_backend_whose_backlog_is_full_is_busy_and_the_next_is_tried() {
+    let path = gateway::directory().join("busy.sock");
+    let name = socket2::SockAddr::unix(&path).unwrap();
+    let unix = || socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::STREAM, None).unwrap();
+    let busy = unix();
+    busy.bind(&name).unwrap();
+    busy.listen(0).unwrap();
+    let mut waiting = Vec::new();
+    let full = loop {
+        let socket = unix();
+        socket.set_nonblocking(true).unwrap();
+        match socket.connect(&name) {
+            Ok(()) => waiting.push(socket),
+            Err(error) => break error,
+        }
+        assert!(waiting.len() < 100, "the backlog does not fill");
+    };
+    assert_eq!(full.raw_os_error(), Some(libc::EAGAIN));
+
+    let alive = Backend::manual();
+    let first = format!("backends = [\"unix:{}\", ", path.display());
+    let config = |pool| frame_config(&[alive.address], pool, "").replace("backends = [", &first);
+    let gateway = Gateway::start(&config("retries = 1"));
+    let client = Client::login(gateway.address("devices"), &id_at(0, 2));
+    alive.accept().fin();
+    client.fin();
+    let line = gateway.session_lines(1).remove(0);
+    assert_eq!((&line["placement"], &line["attempts"]), (&"retry".into(), &2.into()), "{line}");
+    let series = format!(
+        "corelane_backend_connect_failures_total{{pool=\"c2s\",backend=\"unix:{}\",reason=\"connect_busy\"}}",
+        path.display()
+    );
+    gateway.wait_metric(&series, 1.0);
+
+    let gateway = Gateway::start(&config("retries = 0"));
+    Client::login(gateway.address("devices"), &id_at(0, 2)).assert_closed_silently();
+    let line = gateway.assert_end("connect_busy");
+    assert_eq!(line["side"], "backend", "{line}");
+}
+
+#[test]
 fn round_robin_passes_over_a_backend_that_failed() {
     let alive = Backend::manual();
     let toml = frame_config(&[refusing_address(), alive.address], "retries = 1", "")

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use socket2::SockRef;
 
-use super::{classify, start};
+use super::{classify, outcome, start};
 use crate::config::BackendState;
 use crate::end::{End, Side};
 use crate::metrics::BackendCells;
@@ -131,23 +131,24 @@ impl Stock {
         if backend.state == BackendState::Down {
             return Ok(());
         }
-        self.settle(round, pool, cells)?;
+        self.settle(round, pool, backend)?;
         self.start_some(round, pool, backend)
     }
 
     /// Looks at attempts under way.
-    fn settle(&mut self, round: &Round<'_>, pool: &Pool, cells: &BackendCells) -> Result<(), End> {
+    fn settle(&mut self, round: &Round<'_>, pool: &Pool, backend: &Backend) -> Result<(), End> {
+        let cells = backend.shared.cells.of(round.shard);
         let give_up = ticks(pool.settings.connect_timeout).saturating_add(1);
         let mut failure = None;
         for (socket, begun) in std::mem::take(&mut self.connecting) {
             if sys::is_writable(socket.as_fd()) {
-                match SockRef::from(&socket).take_error() {
-                    Ok(None) => {
+                match outcome(&SockRef::from(&socket), &backend.address) {
+                    Ok(()) => {
                         self.ready.push_back(socket);
                         cells.warm.add(1);
                         self.pause = 1;
                     }
-                    Ok(Some(error)) | Err(error) => failure = Some(classify(&error)),
+                    Err(end) => failure = Some(end),
                 }
             } else if round.now.saturating_sub(begun) >= give_up {
                 failure = Some(End::ConnectTimeout);
@@ -243,5 +244,20 @@ mod tests {
         // Nobody here has this address: no local port can be had, as when all are taken.
         let table = table("127.0.0.1:1", &["192.0.2.1"]);
         assert_eq!(ticks_until_failure(&table), (0, vec![End::PortsExhausted]));
+    }
+
+    #[test]
+    fn an_attempt_that_met_itself_never_is_in_stock() {
+        let (socket, own) = crate::backend::tests::self_connected("127.0.0.1");
+        socket.set_nonblocking(true).unwrap();
+        let table = table(&own.to_string(), &[]);
+        let mut warm = WarmTable::default();
+        warm.follow(&table, 0);
+        warm.backends[0].connecting.push((socket.into(), 1));
+        let mut blamed = 0;
+        warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_| blamed += 1);
+        let cells = table.pools[0].backends[0].shared.cells.of(0);
+        assert_eq!((blamed, cells.warm.value(), warm.backends[0].ready.len()), (1, 0, 0));
+        assert_eq!(cells.connect_failures[End::ConnectRefused as usize].value(), 1);
     }
 }

@@ -10,6 +10,10 @@ use super::document::{Document, line_column, one_line, quote};
 use super::environment::Environment;
 use super::fault::{Fault, Faults};
 use super::{Config, raw, read, substitute};
+use crate::input::read_at_most;
+
+/// Longest file that is read, bytes: some ten thousand backends, with their weights and comments.
+const FILE_LEN_MAX: usize = 1 << 20;
 
 /// A configuration without faults.
 #[derive(Debug, Clone)]
@@ -23,7 +27,7 @@ pub struct Loaded {
 /// Why there is no configuration.
 #[derive(Debug)]
 pub enum LoadError {
-    /// The file could not be read.
+    /// The file could not be read, or has over 1 MiB.
     Unreadable {
         /// The file as it was named.
         file: String,
@@ -55,10 +59,11 @@ impl std::error::Error for LoadError {
 /// Reads and checks a file.
 ///
 /// # Errors
-/// When the file cannot be read, or with every fault that is in it.
+/// When the file cannot be read or has over 1 MiB, or with every fault that is in it.
 pub fn load(path: &FilePath, environment: &Environment<'_>) -> Result<Loaded, LoadError> {
     let file = path.display().to_string();
-    let bytes = match std::fs::read(path) {
+    let opened = std::fs::File::open(path);
+    let bytes = match opened.and_then(|opened| read_at_most(opened, FILE_LEN_MAX)) {
         Ok(bytes) => bytes,
         Err(error) => return Err(LoadError::Unreadable { file, error }),
     };

@@ -177,7 +177,8 @@ pub struct ProxyProtocol {
     /// Networks or addresses whose connections must start with a PROXY header; "unix" stands for
     /// every peer on a UNIX socket.
     pub from: Slot<Vec<Slot<Trusted>>>,
-    /// What happens to everyone else: "reject", or "plain" to serve them without a header.
+    /// What happens to everyone else: "reject", or "plain" to serve them without a header,
+    /// which only protocol "frame" allows.
     #[schemars(extend("default" = "reject"))]
     pub others: Slot<OneOf<ProxyOthers>>,
     /// Deadline for the header, from accept.

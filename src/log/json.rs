@@ -45,7 +45,7 @@ impl Formatter for Escaping {
 
 /// Control characters (C0, DEL, C1), zero-width and bidirectional marks, line separators, the byte
 /// order mark and tag characters.
-fn is_hidden(character: char) -> bool {
+pub(crate) fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character,
             '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'

@@ -9,10 +9,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crossbeam_queue::ArrayQueue;
 use tracing::Level;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::{Registry, reload};
 
 use super::LogCells;
 use super::sink::Sink;
@@ -25,7 +25,6 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 pub struct OperationalLog {
     writer: Writer,
-    level: reload::Handle<LevelFilter, Registry>,
 }
 
 impl OperationalLog {
@@ -37,22 +36,14 @@ impl OperationalLog {
     pub fn start(level: Level, cells: Arc<LogCells>) -> io::Result<OperationalLog> {
         let events = Events { queue: Arc::new(ArrayQueue::new(QUEUE)), cells: cells.clone() };
         let lines = Lines { queue: events.queue.clone() };
-        let (filter, level) = reload::Layer::new(LevelFilter::from_level(level));
         let format = tracing_subscriber::fmt::layer().json().flatten_event(true);
         let subscriber = Registry::default()
-            .with(filter)
+            .with(LevelFilter::from_level(level))
             .with(format.with_current_span(false).with_span_list(false).with_writer(events));
         tracing::subscriber::set_global_default(subscriber)
             .map_err(|error| io::Error::new(io::ErrorKind::AlreadyExists, error))?;
         let writer = Writer::start("operational-log", Sink::stderr()?, cells, lines)?;
-        Ok(OperationalLog { writer, level })
-    }
-
-    /// Changes the level from now on.
-    pub fn set_level(&self, level: Level) {
-        if let Err(error) = self.level.modify(|filter| *filter = LevelFilter::from_level(level)) {
-            tracing::error!(%error, "log level not changed");
-        }
+        Ok(OperationalLog { writer })
     }
 
     /// Writes what waits and stops; `false` if standard error took nothing for a second. Events

@@ -25,6 +25,9 @@ pub struct Reader<'a> {
     client: &'a Socket,
     received: Vec<u8>,
     first_byte: Option<Instant>,
+    /// What is received now may belong to a PROXY header, which is not the client's: it is counted
+    /// when the header is over, for a counter must never go back.
+    in_header: bool,
     /// The deadline has passed; what is in the socket already still counts.
     expired: Option<End>,
 }
@@ -32,7 +35,8 @@ pub struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Nothing was read yet.
     pub fn new(shard: &'a Shard, session: &'a Session, client: &'a Socket) -> Reader<'a> {
-        Reader { shard, session, client, received: Vec::new(), first_byte: None, expired: None }
+        let (received, first_byte, expired) = (Vec::new(), None, None);
+        Reader { shard, session, client, received, first_byte, in_header: false, expired }
     }
 
     /// Everything read that is for the backend, and when the first byte was seen.
@@ -52,15 +56,21 @@ impl<'a> Reader<'a> {
             };
         }
         self.set_deadline(settings.timeout, End::ProxyTimeout);
+        self.in_header = true;
         loop {
             match proxy::read(&self.received) {
                 Header::NeedMore(len) => self.receive(len).await?,
                 Header::Complete { len, addresses } => {
                     self.session.proxied.set(addresses);
-                    self.remove(len);
+                    self.received.drain(..len);
+                    self.in_header = false;
+                    self.count(self.received.len());
                     return Ok(());
                 }
-                Header::Invalid => return Err(End::ProxyInvalid),
+                Header::Invalid => {
+                    self.count(self.received.len());
+                    return Err(End::ProxyInvalid);
+                }
             }
         }
     }
@@ -114,7 +124,11 @@ impl<'a> Reader<'a> {
             match self.client.receive_more(&mut self.received) {
                 Ok(0) => return Err(End::PrefaceFin),
                 Ok(n) => {
-                    self.count(n);
+                    self.first_byte.get_or_insert_with(Instant::now);
+                    self.session.active.set(self.shard.now());
+                    if !self.in_header {
+                        self.count(n);
+                    }
                     return Ok(());
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -138,18 +152,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn count(&mut self, n: usize) {
-        self.first_byte.get_or_insert_with(Instant::now);
-        self.session.active.set(self.shard.now());
+    /// Counts bytes of the client.
+    fn count(&self, n: usize) {
         self.session.bytes_in.set(self.session.bytes_in.get() + n as u64);
         self.shard.listener_cells(self.session.listener).bytes_in.add(n as u64);
-    }
-
-    /// Removes a PROXY header: it is not the client's.
-    fn remove(&mut self, len: usize) {
-        self.received.drain(..len);
-        self.session.bytes_in.set(self.session.bytes_in.get() - len as u64);
-        self.shard.listener_cells(self.session.listener).bytes_in.sub(len as u64);
     }
 }
 

@@ -50,6 +50,9 @@ pub struct SessionView {
     pub listener: String,
     /// The key as text; bytes that are not UTF-8 are replaced.
     pub key: String,
+    /// The key in hexadecimal, if it is not UTF-8.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_hex: Option<String>,
     /// Name of the pool, empty before placement.
     pub pool: String,
     /// Address of the backend, empty before placement.

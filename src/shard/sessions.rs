@@ -9,7 +9,7 @@ use super::Shard;
 use super::mailbox::{Handover, Message, SessionView};
 use super::wheel::TICK;
 use crate::end::{End, Placement, Rejection};
-use crate::log::SessionRecord;
+use crate::log::{SessionRecord, hex};
 use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
 
@@ -116,11 +116,13 @@ impl Shard {
     fn view(&self, session: &Session) -> SessionView {
         let placed = session.placed.borrow();
         let placed = placed.as_ref();
+        let key = session.key.borrow();
         let idle = self.now().saturating_sub(session.active.get());
         SessionView {
             client: session.client().map_or_else(|| "unix".to_owned(), |a| a.to_string()),
             listener: self.listener(session.listener).name.clone(),
-            key: String::from_utf8_lossy(&session.key.borrow()).into_owned(),
+            key: String::from_utf8_lossy(&key).into_owned(),
+            key_hex: std::str::from_utf8(&key).is_err().then(|| hex(&key)),
             pool: placed.map_or(String::new(), |p| p.pool.settings.name.clone()),
             backend: placed
                 .and_then(|p| p.backend.as_ref())

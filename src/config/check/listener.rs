@@ -66,13 +66,10 @@ impl Checker<'_> {
             limits::TCP_USER_TIMEOUT,
         );
         let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
-        let preface = Preface {
-            protocol: protocol.map(|OneOf(protocol)| protocol),
-            frame: raw.frame,
-            tcp: raw.tcp,
-        };
+        let named = protocol.map(|OneOf(protocol)| protocol);
+        let preface = Preface { protocol: named, frame: raw.frame, tcp: raw.tcp };
         let protocol = self.protocol(preface, path, pool);
-        let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"));
+        let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"), named);
         Some(Listener {
             name: name?,
             bind: bind?,
@@ -180,7 +177,12 @@ impl Checker<'_> {
     }
 
     /// `Some(None)` when no PROXY protocol is expected.
-    fn proxy(&mut self, slot: Slot<raw::ProxyProtocol>, path: &Path) -> Option<Option<ProxyIn>> {
+    fn proxy(
+        &mut self,
+        slot: Slot<raw::ProxyProtocol>,
+        path: &Path,
+        protocol: Option<ProtocolName>,
+    ) -> Option<Option<ProxyIn>> {
         if matches!(slot, Slot::Absent) {
             return Some(None);
         }
@@ -193,7 +195,15 @@ impl Checker<'_> {
             }
             self.entries(list, &from_path)
         });
-        let others = self.or(raw.others, &path.key("others"), OneOf(ProxyOthers::Reject));
+        let others_path = path.key("others");
+        let others = self.or(raw.others, &others_path, OneOf(ProxyOthers::Reject));
+        if protocol == Some(ProtocolName::Tcp) && matches!(others, Some(OneOf(ProxyOthers::Plain)))
+        {
+            // Nothing looks at the first bytes: a forged header would reach the backend as data.
+            let what = "a tcp listener cannot tell a forged PROXY header from data";
+            let valid = "\"reject\", or a listener of its own for clients that send no header";
+            self.relation(&others_path, Problem::new(what, valid));
+        }
         let timeout = self.within(raw.timeout, &path.key("timeout"), limits::PROXY_TIMEOUT);
         let mut proxy =
             ProxyIn { from: Vec::new(), from_unix: false, others: others?.0, timeout: timeout? };
