@@ -255,7 +255,7 @@ mod tests {
         warm.follow(&table, 0);
         warm.backends[0].connecting.push((socket.into(), 1));
         let mut blamed = 0;
-        warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_| blamed += 1);
+        warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_, _| blamed += 1);
         let cells = table.pools[0].backends[0].shared.cells.of(0);
         assert_eq!((blamed, cells.warm.value(), warm.backends[0].ready.len()), (1, 0, 0));
         assert_eq!(cells.connect_failures[End::ConnectRefused as usize].value(), 1);
