@@ -2,7 +2,9 @@
 //! end of the process.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
@@ -32,6 +34,9 @@ pub struct Control<'a> {
     pub session_log: &'a SessionLogWriter,
 }
 
+/// The same signal again within this time is the same request.
+const ECHO: Duration = Duration::from_millis(300);
+
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -56,63 +61,88 @@ pub enum Ended {
     AtOnce,
 }
 
-/// Runs until every shard has drained, or a second signal asks to end at once.
-///
-/// # Errors
-/// When a shard is lost, or tokio cannot run.
-pub fn run(
-    control: Control<'_>,
-    admin: Option<AdminListener>,
-    ended: ShardEnds,
-) -> Result<Ended, RunError> {
-    let system = |error| RunError::System("cannot start the control plane", error);
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
-    runtime.block_on(async {
-        let signals = Signals::listen().map_err(system)?;
-        // Kept for as long as pages are served: the sender of a watch keeps its value alive.
-        let (_tables, table) = watch::channel(control.table.clone());
-        if let Some(listener) = admin {
-            tracing::info!(address = %listener.address(), "admin interface listening");
-            let state = AdminState {
-                metrics: control.metrics.clone(),
-                logs: control.logs.clone(),
-                table,
-                shards: control.shards.clone(),
-                phase: control.phase.clone(),
-                connections_max: control.config.runtime.max_connections,
-            };
-            tokio::spawn(admin::serve(listener, state));
-        }
-        control.phase.advance(Stage::Ready);
-        tracing::info!(
-            version = env!("CARGO_PKG_VERSION"),
-            cores = ?control.config.runtime.cores,
-            max_connections = control.config.runtime.max_connections,
-            "ready"
-        );
-        control.serve(signals, ended).await
-    })
+/// The running control plane.
+pub struct Plane {
+    runtime: Runtime,
+    signals: Signals,
+}
+
+impl Plane {
+    /// Starts tokio and listens to signals.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn start() -> Result<Plane, RunError> {
+        let system = |error| RunError::System("cannot start the control plane", error);
+        let mut builder = tokio::runtime::Builder::new_current_thread();
+        let runtime = builder.enable_all().build().map_err(system)?;
+        let signals = {
+            let _context = runtime.enter();
+            Signals::listen().map_err(system)?
+        };
+        Ok(Plane { runtime, signals })
+    }
+
+    /// Runs until every shard has drained, or a second signal asks to end at once.
+    ///
+    /// # Errors
+    /// When a shard is lost.
+    pub fn run(
+        self,
+        control: Control<'_>,
+        admin: Option<AdminListener>,
+        ended: ShardEnds,
+    ) -> Result<Ended, RunError> {
+        let Plane { runtime, signals } = self;
+        runtime.block_on(async {
+            // Kept for as long as pages are served: a watch keeps its value as long as its sender.
+            let (_tables, table) = watch::channel(control.table.clone());
+            if let Some(listener) = admin {
+                tracing::info!(address = %listener.address(), "admin interface listening");
+                let state = AdminState {
+                    metrics: control.metrics.clone(),
+                    logs: control.logs.clone(),
+                    table,
+                    shards: control.shards.clone(),
+                    phase: control.phase.clone(),
+                    connections_max: control.config.runtime.max_connections,
+                };
+                tokio::spawn(admin::serve(listener, state));
+            }
+            control.phase.advance(Stage::Ready);
+            tracing::info!(
+                version = env!("CARGO_PKG_VERSION"),
+                cores = ?control.config.runtime.cores,
+                max_connections = control.config.runtime.max_connections,
+                "ready"
+            );
+            control.serve(signals, ended).await
+        })
+    }
 }
 
 impl Control<'_> {
     async fn serve(&self, mut signals: Signals, mut ended: ShardEnds) -> Result<Ended, RunError> {
         let mut left = self.shards.len();
-        let mut stopping = false;
+        let mut stopping: Option<(&'static str, Instant)> = None;
         while left > 0 {
             let event = tokio::select! {
                 event = signals.next() => event,
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
             };
             match event {
-                Event::Stop(name) if stopping => {
-                    tracing::warn!(signal = name, "second signal: ending at once");
-                    return Ok(Ended::AtOnce);
-                }
-                Event::Stop(name) => {
-                    stopping = true;
-                    self.drain(name);
-                }
+                Event::Stop(name) => match stopping {
+                    None => {
+                        stopping = Some((name, Instant::now()));
+                        self.drain(name);
+                    }
+                    // timeout(1) and some supervisors signal the process and its group.
+                    Some((first, at)) if first == name && at.elapsed() < ECHO => {}
+                    Some(_) => {
+                        tracing::warn!(signal = name, "second signal: ending at once");
+                        return Ok(Ended::AtOnce);
+                    }
+                },
                 Event::Reopen => self.session_log.reopen(),
                 Event::Reload => tracing::warn!(
                     "this version cannot reload its configuration: restart it to apply changes"

@@ -161,6 +161,11 @@ impl End {
         )
     }
 
+    /// Whether no backend could be had for a session that knew its pool.
+    pub fn is_placement(self) -> bool {
+        self as u8 >= End::PoolEmpty as u8
+    }
+
     /// Whether both sides closed in an orderly way.
     pub fn is_orderly(self) -> bool {
         matches!(self, End::ClientFin | End::BackendFin)

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket, Type};
@@ -27,6 +28,9 @@ pub struct Bound {
     pub listener: usize,
     /// Its socket, non-blocking.
     pub socket: OwnedFd,
+    /// Keeps other instances off the address until the last shard has closed its socket: while this
+    /// process drains, its successor may start.
+    pub claim: Option<Arc<OwnedFd>>,
 }
 
 /// Why a listener cannot listen.
@@ -77,8 +81,12 @@ pub fn bind_all(config: &Config) -> Result<Listening, BindError> {
     listening.shards.resize_with(shards, Vec::new);
     for (index, listener) in config.listeners.iter().enumerate() {
         for address in &listener.bind {
+            let mut claimed = None;
             let sockets = match address {
-                Address::Tcp(tcp) => bind_tcp(listener, *tcp, shards),
+                Address::Tcp(tcp) => claim(*tcp).and_then(|made| {
+                    claimed = made.map(Arc::new);
+                    bind_tcp(listener, *tcp, shards)
+                }),
                 Address::Unix(path) => bind_unix(listener, path, shards).map(|(sockets, file)| {
                     listening.files.push(file);
                     sockets
@@ -90,7 +98,7 @@ pub fn bind_all(config: &Config) -> Result<Listening, BindError> {
                 error,
             })?;
             for (shard, socket) in listening.shards.iter_mut().zip(sockets) {
-                shard.push(Bound { listener: index, socket });
+                shard.push(Bound { listener: index, socket, claim: claimed.clone() });
             }
         }
     }
@@ -98,7 +106,6 @@ pub fn bind_all(config: &Config) -> Result<Listening, BindError> {
 }
 
 fn bind_tcp(listener: &Listener, address: SocketAddr, shards: usize) -> io::Result<Vec<OwnedFd>> {
-    probe(address)?;
     let mut sockets = Vec::with_capacity(shards);
     let mut address = address;
     for _ in 0..shards {
@@ -127,21 +134,30 @@ fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Fails when somebody listens on the address. SO_REUSEPORT alone would let a second process of the
-/// same user in, silently.
-fn probe(address: SocketAddr) -> io::Result<()> {
+/// Fails when somebody listens on the address: SO_REUSEPORT alone would let a second process of the
+/// same user in, silently. Two that start in the same moment both find nobody, so the address is
+/// claimed first, by a name that only one process of a network namespace can have (unix(7),
+/// abstract sockets).
+fn claim(address: SocketAddr) -> io::Result<Option<OwnedFd>> {
     if address.port() == 0 {
-        return Ok(());
+        return Ok(None);
     }
     let give_up = Instant::now() + PROBE_TIMEOUT;
     loop {
-        match tcp_socket(address)?.bind(&SockAddr::from(address)) {
+        match try_claim(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < give_up => {
                 pause();
             }
-            result => return result,
+            result => return result.map(Some),
         }
     }
+}
+
+fn try_claim(address: SocketAddr) -> io::Result<OwnedFd> {
+    let claim = Socket::new(Domain::UNIX, Type::STREAM.cloexec(), None)?;
+    claim.bind(&SockAddr::unix(format!("\0corelane listens on {address}"))?)?;
+    tcp_socket(address)?.bind(&SockAddr::from(address))?;
+    Ok(claim.into())
 }
 
 #[expect(clippy::disallowed_methods, reason = "start-up, before any shard exists")]

@@ -127,10 +127,21 @@ impl Default for ListenerCells {
 }
 
 /// What one shard counts for one pool.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PoolCells {
     /// Sessions placed, by [`Placement`].
     pub placements: [Counter; Placement::COUNT],
+    /// Sessions that could not be placed, by the [`End`] they met.
+    pub failures: [Counter; End::COUNT],
+}
+
+impl Default for PoolCells {
+    fn default() -> Self {
+        PoolCells {
+            placements: Default::default(),
+            failures: [const { Counter(AtomicU64::new(0)) }; End::COUNT],
+        }
+    }
 }
 
 /// What one shard counts for one backend.

@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use crate::balance::{Candidates, PickState};
 use crate::config::{BackendState, OnDown};
 use crate::end::{End, Placement};
-use crate::table::{Pool, Table};
+use crate::table::Pool;
 
 /// What a shard remembers of one pool.
 #[derive(Debug)]
@@ -41,7 +41,8 @@ impl PoolMemory {
 pub struct Search<'a> {
     /// Index of the pool in the table.
     pub pool_index: usize,
-    pool: &'a Pool,
+    /// The pool.
+    pub pool: &'a Pool,
     key: &'a [u8],
     tried: SmallVec<[u32; 4]>,
     retries_left: u32,
@@ -94,21 +95,17 @@ impl Candidates for View<'_> {
 }
 
 impl<'a> Search<'a> {
-    /// Begins in a pool of this table; `placement` is the reason to give for a first choice (`Home`
-    /// or `KeyMissing`).
-    ///
-    /// # Errors
-    /// The table has no such pool.
+    /// Begins in the pool at this index of the table; `placement` is the reason to give for a first
+    /// choice (`Home` or `KeyMissing`).
     pub fn new(
-        table: &'a Table,
+        pool: &'a Pool,
         pool_index: usize,
         key: &'a [u8],
         placement: Placement,
-    ) -> Result<Search<'a>, End> {
-        let pool = table.pools.get(pool_index).ok_or(End::PoolEmpty)?;
+    ) -> Search<'a> {
         let retries_left = pool.settings.retries;
         let tried = SmallVec::new();
-        Ok(Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None })
+        Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None }
     }
 
     /// The next backend to try at tick `now`.
@@ -153,15 +150,23 @@ impl<'a> Search<'a> {
             if self.pool.settings.on_down == OnDown::Reject {
                 return Err(End::BackendDown);
             }
-            self.placement = Placement::Next;
+            self.detour(Placement::Next);
         } else if memory.failing_until.get(home).is_some_and(|until| *until > now) {
             if self.retries_left == 0 {
                 return Err(End::BackendFailing);
             }
             self.retries_left -= 1;
-            self.placement = Placement::PassedOver;
+            self.detour(Placement::PassedOver);
         }
         Ok(())
+    }
+
+    /// A missing key stays the reason: it is why the session is in this pool at all, and the
+    /// attempts of a session are counted beside it.
+    fn detour(&mut self, placement: Placement) {
+        if self.placement != Placement::KeyMissing {
+            self.placement = placement;
+        }
     }
 
     /// Notes that the last choice could not be connected to.
@@ -173,7 +178,7 @@ impl<'a> Search<'a> {
             return Err(failure);
         }
         self.retries_left -= 1;
-        self.placement = Placement::Retry;
+        self.detour(Placement::Retry);
         self.last_failure = Some(failure);
         Ok(())
     }
@@ -188,6 +193,7 @@ impl<'a> Search<'a> {
 mod tests {
     use super::*;
     use crate::config;
+    use crate::table::Table;
 
     fn table(states: &[BackendState], change: impl FnOnce(&mut config::Pool)) -> Table {
         let path = |index: usize| config::Address::Unix(format!("/{index}").into());
@@ -217,7 +223,7 @@ mod tests {
     fn home_first_then_others_in_order_as_far_as_retries_go() {
         let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
         let (key, mut memory) = (key(), PoolMemory::new(3, 0));
-        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&table.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
         assert_eq!(search.failed(End::ConnectRefused), Ok(()));
         assert_eq!(search.next(&mut memory, 0), choice(1, Placement::Retry));
@@ -231,7 +237,7 @@ mod tests {
     fn no_retry_after_an_end_that_is_not_the_backends_fault() {
         let table = table(&[UP, UP, UP], |pool| pool.retries = 2);
         let (key, mut memory) = (key(), PoolMemory::new(3, 0));
-        let mut search = Search::new(&table, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&table.pools[0], 0, &key, Placement::Home);
         assert!(search.next(&mut memory, 0).is_ok());
         assert_eq!(search.failed(End::DrainDeadline), Err(End::DrainDeadline));
         assert_eq!(search.failed(End::DescriptorsExhausted), Err(End::DescriptorsExhausted));
@@ -243,12 +249,12 @@ mod tests {
         memory.failing_until[0] = 20;
         let key = key();
         let without = table(&[UP, UP, UP], |_| {});
-        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&without.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 19), Err(End::BackendFailing));
-        let mut search = Search::new(&without, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&without.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 20), choice(0, Placement::Home));
         let with = table(&[UP, UP, UP], |pool| pool.retries = 1);
-        let mut search = Search::new(&with, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&with.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 19), choice(1, Placement::PassedOver));
         assert_eq!(search.failed(End::ConnectRefused), Err(End::ConnectRefused));
     }
@@ -257,21 +263,30 @@ mod tests {
     fn a_home_marked_down_follows_the_policy() {
         let (key, mut memory) = (key(), PoolMemory::new(3, 0));
         let reject = table(&[DOWN, UP, UP], |_| {});
-        let mut search = Search::new(&reject, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&reject.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
         let next = table(&[DOWN, DOWN, UP], |pool| pool.on_down = OnDown::Next);
-        let mut search = Search::new(&next, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&next.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 0), choice(2, Placement::Next));
         let none = table(&[DOWN, DOWN, DOWN], |pool| pool.on_down = OnDown::Next);
-        let mut search = Search::new(&none, 0, &key, Placement::Home).unwrap();
+        let mut search = Search::new(&none.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
     }
 
     #[test]
-    fn an_empty_or_unknown_pool_says_so() {
+    fn a_missing_key_stays_the_reason_over_detours() {
+        let table = table(&[UP, UP, UP], |pool| pool.retries = 1);
+        let mut memory = PoolMemory::new(3, 0);
+        let mut search = Search::new(&table.pools[0], 0, b"", Placement::KeyMissing);
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::KeyMissing));
+        assert_eq!(search.failed(End::ConnectRefused), Ok(()));
+        assert_eq!(search.next(&mut memory, 0), choice(1, Placement::KeyMissing));
+    }
+
+    #[test]
+    fn an_empty_pool_says_so() {
         let table = table(&[], |_| {});
-        let mut search = Search::new(&table, 0, b"a", Placement::Home).unwrap();
+        let mut search = Search::new(&table.pools[0], 0, b"a", Placement::Home);
         assert_eq!(search.next(&mut PoolMemory::new(0, 0), 0), Err(End::PoolEmpty));
-        assert!(Search::new(&table, 1, b"a", Placement::Home).is_err());
     }
 }

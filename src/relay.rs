@@ -13,8 +13,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
-use socket2::SockRef;
-
 use crate::end::{End, Side};
 use crate::session::{Direction, Session};
 use crate::shard::Shard;
@@ -79,8 +77,6 @@ enum PumpEnd {
     SourceFailed(Failure),
     /// The sink failed.
     SinkFailed(Failure),
-    /// The source failed, and the send that waits for it has the reason.
-    SourceGone,
 }
 
 /// What is known of both directions.
@@ -109,15 +105,13 @@ impl Ends {
     /// not yet: the other direction may still hold data that arrived before the failure, and will
     /// see it soon, since its source is the failed side.
     fn verdict(&self) -> Option<End> {
-        use PumpEnd::{Fin, SinkFailed, SourceFailed, SourceGone};
+        use PumpEnd::{Fin, SinkFailed, SourceFailed};
         match (self.to_backend, self.to_client) {
             (Some(SourceFailed(failure)), _) => Some(failure.end(Side::Client)),
             (_, Some(SourceFailed(failure))) => Some(failure.end(Side::Backend)),
             (Some(SinkFailed(failure)), Some(_)) => Some(failure.end(Side::Backend)),
             (Some(_), Some(SinkFailed(failure))) => Some(failure.end(Side::Client)),
             (Some(Fin), Some(Fin)) => self.fin_first,
-            (Some(SourceGone), Some(_)) => Some(End::ClientReset),
-            (Some(_), Some(SourceGone)) => Some(End::BackendReset),
             _ => None,
         }
     }
@@ -166,10 +160,7 @@ impl Relay<'_> {
         ends.set(direction, end);
         // The source is at its FIN and will not be polled again: a later reset must still be seen.
         if end == PumpEnd::Fin && ends.verdict().is_none() {
-            let side = match direction {
-                Direction::ToBackend => Side::Client,
-                Direction::ToClient => Side::Backend,
-            };
+            let side = source_side(direction);
             self.shard.watch_hangup(self.session, self.source(direction), side);
         }
     }
@@ -178,15 +169,21 @@ impl Relay<'_> {
     fn source_failed(&self, direction: Direction) -> Option<Failure> {
         self.session.send_failed[direction as usize ^ 1].get()
     }
+}
 
-    /// Whether the end of data of `direction` is not a FIN, because a send under way to the same
-    /// socket took the error that broke it. Connected sockets have a peer, broken ones have none;
-    /// nor have those that finished both ways, but to them nothing is sent.
-    fn source_gone(&self, direction: Direction) -> bool {
-        self.session.sending[direction as usize ^ 1].get()
-            && SockRef::from(self.source(direction))
-                .peer_addr()
-                .is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+/// Whose socket a direction reads.
+fn source_side(direction: Direction) -> Side {
+    match direction {
+        Direction::ToBackend => Side::Client,
+        Direction::ToClient => Side::Backend,
+    }
+}
+
+/// Whose socket a direction writes.
+fn sink_side(direction: Direction) -> Side {
+    match direction {
+        Direction::ToBackend => Side::Backend,
+        Direction::ToClient => Side::Client,
     }
 }
 
@@ -231,9 +228,5 @@ mod tests {
             ends(Some(PumpEnd::Fin), Some(PumpEnd::SinkFailed(reset))),
             Some(End::ClientReset)
         );
-        let timeout = PumpEnd::SinkFailed(Failure::Timeout);
-        assert_eq!(ends(Some(PumpEnd::SourceGone), None), None, "the send knows the reason");
-        assert_eq!(ends(Some(PumpEnd::SourceGone), Some(timeout)), Some(End::ClientTimeout));
-        assert_eq!(ends(Some(timeout), Some(PumpEnd::SourceGone)), Some(End::BackendTimeout));
     }
 }

@@ -13,7 +13,7 @@ use core_affinity::CoreId;
 use crate::admin::{AdminListener, Phase};
 use crate::backend::{self, SourceError};
 use crate::config::Config;
-use crate::control::{self, Control, Ended};
+use crate::control::{Control, Ended, Plane};
 use crate::listen::unix::SocketFile;
 use crate::listen::{self, BindError, Listening};
 use crate::log::{Logs, OperationalLog, SessionLogSender, SessionLogWriter};
@@ -107,6 +107,8 @@ fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
                 .map_err(|error| RunError::Admin(admin.listen.to_string(), error))?,
         ),
     };
+    // Signals are heard before the first client is: an early one must not kill the process.
+    let plane = Plane::start()?;
     let table = Arc::new(Table::first(&config.pools, shards));
     let metrics = Arc::new(metrics(&config, shards));
     let (running, ended) = start_shards(&config, &metrics, &table, senders)?;
@@ -120,7 +122,7 @@ fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
         phase,
         session_log: &session_log,
     };
-    let result = control::run(control, admin, ended);
+    let result = plane.run(control, admin, ended);
     drop(running.files);
     if matches!(result, Ok(Ended::Drained)) {
         for thread in running.threads {
@@ -164,7 +166,8 @@ pub type ShardEnd = (usize, Result<(), String>);
 /// The end of shards as the control plane sees it.
 pub type ShardEnds = tokio::sync::mpsc::UnboundedReceiver<ShardEnd>;
 
-/// Starts every shard; returns when all of them have a ring and run.
+/// Starts every shard. None accepts before all of them have a ring: a fault is an exit code, not a
+/// cut session.
 fn start_shards(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
@@ -180,7 +183,7 @@ fn start_shards(
     let loads = Arc::new(Loads::new(bound.len()));
     let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
     let (started, starts) = mpsc::channel();
-    let mut threads = Vec::new();
+    let (mut threads, mut gates) = (Vec::new(), Vec::new());
     for (index, (bound, log)) in bound.into_iter().zip(senders).enumerate() {
         let setup = Setup {
             index,
@@ -192,7 +195,9 @@ fn start_shards(
             bound,
             log,
         };
-        let thread = ShardThread { setup, started: started.clone(), ended: ended.clone() };
+        let (go, may_go) = mpsc::channel();
+        let thread = ShardThread { setup, started: started.clone(), may_go, ended: ended.clone() };
+        gates.push(go);
         let name = format!("shard-{index}");
         let spawned = thread::Builder::new().name(name).spawn(move || thread.run());
         threads.push(spawned.map_err(system)?);
@@ -205,12 +210,18 @@ fn start_shards(
             Err(_gone) => return Err(RunError::ShardLost(0, "it panicked at start".to_owned())),
         }
     }
+    for go in gates {
+        // A shard that is gone has said so through `ended`.
+        let _gone = go.send(());
+    }
     Ok((Running { mailboxes, threads, files }, ends))
 }
 
 struct ShardThread {
     setup: Setup,
     started: mpsc::Sender<Result<(), RunError>>,
+    /// Closed without a message when another shard could not start.
+    may_go: mpsc::Receiver<()>,
     ended: tokio::sync::mpsc::UnboundedSender<ShardEnd>,
 }
 
@@ -218,7 +229,7 @@ impl ShardThread {
     /// The whole life of the thread. The ring is built where it is used: SINGLE_ISSUER binds it to
     /// the thread that made it.
     fn run(self) {
-        let ShardThread { setup, started, ended } = self;
+        let ShardThread { setup, started, may_go, ended } = self;
         let index = setup.index;
         let core = setup.config.runtime.cores[index];
         let entries = setup.config.runtime.ring_entries;
@@ -234,6 +245,9 @@ impl ShardThread {
             }
         };
         let _main_waits = started.send(Ok(()));
+        if may_go.recv().is_err() {
+            return;
+        }
         let life = std::panic::AssertUnwindSafe(|| runtime.block_on(shard::run(setup)));
         let result = match std::panic::catch_unwind(life) {
             Ok(result) => result.map_err(|error| error.to_string()),

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
-pub use self::state::{Birth, COOL_AFTER, Direction, Look, Placed, Session, Stage, StoredKey};
+pub use self::state::{
+    Birth, COOL_AFTER, Direction, Look, Placed, Room, Session, Stage, StoredKey, Watch,
+};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
@@ -66,17 +68,20 @@ struct Begun {
 async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
     let listener = shard.listener(session.listener);
     let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, placed) = place(shard, session, &caller).await?;
-    let settings = &placed.pool.settings;
+    let (backend, identity) = place(shard, session, &caller).await?;
+    let (proxy_out, idle_timeout) = match &*session.placed.borrow() {
+        Some(placed) => (placed.pool.settings.proxy_out, placed.pool.settings.idle_timeout),
+        None => return Err(End::PoolEmpty),
+    };
     let mut unsent = caller.unsent;
-    if settings.proxy_out {
+    if proxy_out {
         let mut header = proxy::build(proxied_addresses(session, client));
         header.append(&mut unsent);
         unsent = header;
     }
     shard.listener_cells(session.listener).placing.record(caller.first_byte.elapsed());
-    shard.begin_relay(session, settings.idle_timeout);
-    Ok(Begun { backend, identity: placed.backend, unsent })
+    shard.begin_relay(session, idle_timeout);
+    Ok(Begun { backend, identity, unsent })
 }
 
 /// Reads the PROXY header and the preface, as far as the listener wants them.
@@ -119,36 +124,57 @@ fn store_key(session: &Session, key: &[u8]) {
 }
 
 /// Finds a backend that takes the connection: the algorithm's choice, then as many others as the
-/// pool's `retries` allow. Every choice carries its reason.
-async fn place(shard: &Shard, session: &Session, caller: &Caller) -> Result<(Socket, Placed), End> {
+/// pool's `retries` allow. Every choice and every failure carries its reason and is counted.
+async fn place(
+    shard: &Shard,
+    session: &Session,
+    caller: &Caller,
+) -> Result<(Socket, Arc<Backend>), End> {
     let table = shard.table();
+    let pool = table.pools.get(caller.pool).ok_or(End::PoolEmpty)?;
     let key = session.key.borrow().clone();
-    let mut search = Search::new(&table, caller.pool, &key, caller.placement)?;
-    let pool = &table.pools[caller.pool];
+    let home = pool.balance.home(&key, pool.backends.len());
+    *session.placed.borrow_mut() = Some(Placed {
+        pool: pool.clone(),
+        backend: home.and_then(|home| pool.backends.get(home)).cloned(),
+        placement: None,
+        table_version: table.version,
+    });
+    let mut search = Search::new(pool, caller.pool, &key, caller.placement);
+    let result = try_backends(shard, session, &mut search).await;
+    if let Err(end) = &result {
+        pool.cells.of(shard.index).failures[*end as usize].add(1);
+    }
+    result
+}
+
+async fn try_backends(
+    shard: &Shard,
+    session: &Session,
+    search: &mut Search<'_>,
+) -> Result<(Socket, Arc<Backend>), End> {
+    let pool = search.pool;
     loop {
-        let choice = shard.choose(&mut search)?;
+        let choice = shard.choose(search)?;
         session.attempts.set(search.attempts());
         let backend = &pool.backends[choice.backend];
+        if let Some(placed) = &mut *session.placed.borrow_mut() {
+            placed.backend = Some(backend.clone());
+            placed.placement = Some(choice.placement);
+        }
         backend.shared.live.fetch_add(1, Relaxed);
-        let placed = Placed {
-            pool: pool.clone(),
-            backend: backend.clone(),
-            placement: choice.placement,
-            table_version: table.version,
-        };
-        *session.placed.borrow_mut() = Some(placed.clone());
         match backend::connect(shard, session, pool, backend).await {
             Ok(socket) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
-                return Ok((socket, placed));
+                return Ok((socket, backend.clone()));
             }
             Err(end) => {
                 backend.shared.live.fetch_sub(1, Relaxed);
                 if end.side() == Side::Backend {
-                    shard.note_failing(backend);
+                    shard.note_failing(backend, end);
                 }
                 search.failed(end)?;
             }

@@ -9,6 +9,7 @@ mod loads;
 pub mod mailbox;
 pub mod ring;
 mod sessions;
+mod watch;
 pub mod wheel;
 
 use std::cell::{Cell, RefCell, RefMut};
@@ -29,13 +30,13 @@ use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::warm::{Round, WarmTable};
 use crate::config::{Config, Listener};
-use crate::end::{End, Side};
+use crate::end::End;
 use crate::listen::Bound;
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
 use crate::session::{COOL_AFTER, Look, Session};
-use crate::sys::{Accepted, Hangups, Socket, Timer, WakeFd};
+use crate::sys::{Accepted, Timer, WakeFd, Watches};
 use crate::table::{Backend, Pool, Table};
 
 /// What a shard is given at its start.
@@ -74,7 +75,7 @@ pub struct Shard {
     mailboxes: Vec<ShardHandle>,
     log: SessionLogSender,
     reserve: Reserve,
-    hangups: Hangups,
+    watches: Watches,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
@@ -102,7 +103,7 @@ pub async fn run(setup: Setup) -> io::Result<()> {
         monoio::spawn(accept::run(shard.clone(), index, bound));
     }
     monoio::spawn(run_timer(shard.clone(), timer));
-    monoio::spawn(run_hangups(shard.clone()));
+    monoio::spawn(watch::run(shard.clone()));
     while let Ok(ready) = shard.finished.or(mail.readable()).await {
         ready?;
         mail.take_count();
@@ -127,18 +128,6 @@ async fn run_timer(shard: Rc<Shard>, timer: Timer) {
     }
 }
 
-async fn run_hangups(shard: Rc<Shard>) {
-    while shard.hangups.ready().await.is_ok() {
-        shard.hangups.take(|token| {
-            let slot = (token >> 1) as u32 & 0x7fff_ffff;
-            let side = if token & 1 == 0 { Side::Client } else { Side::Backend };
-            if let Some(session) = shard.session(slot, (token >> 32) as u32) {
-                session.hang_up(side);
-            }
-        });
-    }
-}
-
 impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, table, loads, mailboxes, bound, log } = setup;
@@ -157,7 +146,7 @@ impl Shard {
             mailboxes,
             log,
             reserve: Reserve::new()?,
-            hangups: Hangups::new()?,
+            watches: Watches::new()?,
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
@@ -232,7 +221,7 @@ impl Shard {
     fn tick_warm(&self, now: Tick) {
         let table = self.table();
         let round = Round { table: &table, shard: self.index, now };
-        self.warm.borrow_mut().tick(&round, |failed| self.note_failing(failed));
+        self.warm.borrow_mut().tick(&round, |failed, end| self.note_failing(failed, end));
     }
 
     /// Waits for the next turn of the coarse timer.
@@ -307,6 +296,7 @@ impl Shard {
         let closed = self.drain_deadline.get().is_some() && self.listening.get() == 0;
         if closed && !self.stopped_accepting.replace(true) {
             self.loads.stopped_accepting();
+            self.warm.borrow_mut().close(self.index);
         }
     }
 
@@ -367,13 +357,18 @@ impl Shard {
     }
 
     /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
-    /// identity: the table may have changed since it was chosen.
-    pub fn note_failing(&self, backend: &Backend) {
-        let table = self.table();
+    /// identity: the table may have changed since it was chosen. Said once per such time, not per
+    /// session.
+    pub fn note_failing(&self, backend: &Backend, end: End) {
+        let (table, now) = (self.table(), self.now());
         for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
-            if let Some(index) = pool.position(backend) {
-                memory.failing_until[index] = self.now() + ticks(pool.settings.fail_timeout);
+            let Some(index) = pool.position(backend) else { continue };
+            if memory.failing_until[index] <= now {
+                let (pool, backend) = (&*pool.label, &*backend.label);
+                let (reason, shard) = (end.label(), self.index);
+                tracing::warn!(pool, backend, reason, shard, "backend failing");
             }
+            memory.failing_until[index] = now + ticks(pool.settings.fail_timeout);
         }
     }
 
@@ -390,22 +385,6 @@ impl Shard {
         let turn = self.source_turn.get();
         self.source_turn.set(turn.wrapping_add(1));
         turn
-    }
-
-    /// Tells the session if a half-closed socket is reset. UNIX sockets hang up when they are
-    /// closed in good order too, so only TCP is watched.
-    pub fn watch_hangup(&self, session: &Session, socket: &Socket, side: Side) {
-        let is_tcp = socket2::SockRef::from(socket)
-            .local_addr()
-            .is_ok_and(|address| address.as_socket().is_some());
-        if !is_tcp {
-            return;
-        }
-        let bit = u64::from(side == Side::Backend);
-        let token = u64::from(session.serial) << 32 | u64::from(session.slot) << 1 | bit;
-        if self.hangups.watch(socket, token).is_err() {
-            self.cells().bugs.add(1);
-        }
     }
 }
 

@@ -88,6 +88,26 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
+fn a_signal_delivered_twice_is_one_request() {
+    let listening = Backend::manual();
+    let mut gateway = Gateway::start(&config(&listening, "20s"));
+    let (client, mut backend) = session(&gateway, &listening);
+    let mut client = client;
+    let pid = gateway.child.id().to_string();
+    let both = ["-TERM", &pid, &pid];
+    assert!(std::process::Command::new("kill").args(both).status().unwrap().success());
+    gateway.operational.wait("draining line", |lines| {
+        lines.iter().any(|line| line.contains("\"draining\"")).then_some(())
+    });
+    client.send(b"still here");
+    assert_eq!(backend.receive(10), b"still here");
+    client.fin();
+    backend.fin();
+    assert_eq!(gateway.wait().code(), Some(0));
+    gateway.assert_end("client_fin");
+}
+
+#[test]
 fn a_gateway_without_sessions_ends_immediately() {
     let listening = Backend::manual();
     let mut gateway = Gateway::start(&config(&listening, "1h"));

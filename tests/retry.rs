@@ -49,16 +49,29 @@ fn a_refused_connection_is_retried_on_the_next_backend_with_the_preface_replayed
 #[test]
 fn without_retries_a_refused_backend_ends_the_session_and_others_are_untouched() {
     let alive = Backend::manual();
-    let toml = frame_config(&[refusing_address(), alive.address], "fail_timeout = \"5s\"", "");
+    let refusing = refusing_address();
+    let refused = refusing.to_string();
+    let toml = frame_config(&[refusing, alive.address], "fail_timeout = \"5s\"", "");
     let gateway = Gateway::start(&toml);
     for reason in ["connect_refused", "backend_failing"] {
         let mut client = Client::login(gateway.address("devices"), &id_at(0, 2));
         client.assert_closed_silently();
-        gateway.wait_metric(
-            &format!("corelane_closes_total{{listener=\"devices\",reason=\"{reason}\"}}"),
-            1.0,
+        let labels = format!("reason=\"{reason}\"");
+        let closes = format!("corelane_closes_total{{listener=\"devices\",{labels}}}");
+        gateway.wait_metric(&closes, 1.0);
+        let unplaced = format!("corelane_placement_failures_total{{pool=\"c2s\",{labels}}}");
+        gateway.wait_metric(&unplaced, 1.0);
+    }
+    for line in gateway.session_lines(2) {
+        assert_eq!(
+            (&line["pool"], &line["backend"]),
+            (&"c2s".into(), &refused.as_str().into()),
+            "{line}"
         );
     }
+    let warnings = gateway.operational.all();
+    let warnings = warnings.iter().filter(|line| line.contains("backend failing")).count();
+    assert_eq!(warnings, 1, "once, not per session");
     assert!(alive.is_untouched(), "a key went to a backend that is not its own");
 }
 

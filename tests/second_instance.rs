@@ -38,3 +38,43 @@ fn a_restart_takes_the_port_over() {
     let mut client = Client::login(second.address("devices"), "a");
     assert_eq!(client.receive(5), b"only\n");
 }
+
+#[test]
+fn of_many_that_start_in_the_same_moment_one_runs() {
+    let backend = Backend::echo("only");
+    for _ in 0..5 {
+        let port = gateway::backend::refusing_address();
+        let toml = frame_config(&[backend], "", "").replace("127.0.0.1:0", &port.to_string());
+        let starts: Vec<_> = (0..4)
+            .map(|_| {
+                let toml = toml.clone();
+                std::thread::spawn(move || Gateway::try_start(&toml))
+            })
+            .collect();
+        // Kept until all have decided: one that ends makes room for the next.
+        let running: Vec<Gateway> =
+            starts.into_iter().filter_map(|start| start.join().unwrap()).collect();
+        assert_eq!(running.len(), 1);
+    }
+}
+
+#[test]
+fn a_successor_may_start_while_the_first_still_drains() {
+    let backend = Backend::echo("only");
+    let toml = frame_config(&[backend], "", "");
+    let mut first = Gateway::start(&toml);
+    let address = first.address("devices");
+    let fixed = toml.replace("127.0.0.1:0", &address.to_string());
+    let mut old = Client::login(address, "a");
+    assert_eq!(old.receive(5), b"only\n");
+    old.receive(gateway::client::login("a").len());
+    first.signal("TERM");
+    let second = Gateway::start(&fixed);
+    let mut new = Client::login(second.address("devices"), "b");
+    assert_eq!(new.receive(5), b"only\n");
+    old.echo(b"the old session lives on");
+    old.fin();
+    assert!(first.wait().success());
+    new.receive(gateway::client::login("b").len());
+    new.echo(b"and so does the new one");
+}

@@ -3,7 +3,7 @@
 mod gateway;
 
 use gateway::backend::Backend;
-use gateway::client::{Client, login};
+use gateway::client::{Client, Closed, login};
 use gateway::{Gateway, frame_config};
 
 fn series(name: &str, backend: &Backend) -> String {
@@ -93,4 +93,25 @@ fn a_backend_that_comes_back_gets_its_warm_connections_without_a_storm() {
             Err(_) => std::thread::park_timeout(std::time::Duration::from_millis(20)),
         }
     }
+}
+
+#[test]
+fn a_drain_closes_warm_connections_and_makes_no_new_ones() {
+    let listening = Backend::manual();
+    let gateway = Gateway::start(&frame_config(&[listening.address], "warm = 2", ""));
+    let mut used = listening.accept();
+    let mut waiting = listening.accept();
+    gateway.wait_metric(&series("corelane_backend_warm", &listening), 2.0);
+    let mut client = Client::login(gateway.address("devices"), "a");
+    used.receive(login("a").len());
+    let mut refilled = listening.accept();
+    gateway.wait_metric(&series("corelane_backend_warm", &listening), 2.0);
+    gateway.signal("TERM");
+    for backend in [&mut waiting, &mut refilled] {
+        assert_eq!(backend.read_to_end(), (vec![], Closed::Fin));
+    }
+    gateway.wait_metric(&series("corelane_backend_warm", &listening), 0.0);
+    client.send(b"goes on");
+    assert_eq!(used.receive(7), b"goes on");
+    assert!(listening.is_untouched());
 }

@@ -66,6 +66,13 @@ impl WarmTable {
         }
     }
 
+    /// Closes everything for good: no further sessions will come.
+    pub fn close(&mut self, shard: usize) {
+        for stock in self.backends.drain(..) {
+            stock.identity.cells.of(shard).warm.sub(stock.ready.len() as u64);
+        }
+    }
+
     /// Takes a connection whose peer has not closed it.
     pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<OwnedFd> {
         let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
@@ -82,7 +89,7 @@ impl WarmTable {
 
     /// One tick: settles attempts, drops dead connections, starts new attempts. Calls `failed` for
     /// each backend that would not be connected to.
-    pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend)) {
+    pub fn tick(&mut self, round: &Round<'_>, mut failed: impl FnMut(&Backend, End)) {
         if self.backends.is_empty() {
             return;
         }
@@ -94,7 +101,7 @@ impl WarmTable {
                 if let Err(end) = stock.tick(round, pool, backend)
                     && end.side() == Side::Backend
                 {
-                    failed(backend);
+                    failed(backend, end);
                 }
             }
         }
@@ -213,7 +220,7 @@ mod tests {
             failures.filter(|end| cells.connect_failures[*end as usize].value() > 0).collect()
         };
         for now in 1..1000 {
-            warm.tick(&Round { table, shard: 0, now }, |_| blamed += 1);
+            warm.tick(&Round { table, shard: 0, now }, |_, _| blamed += 1);
             let counted: Vec<End> = counted();
             if !counted.is_empty() {
                 return (blamed, counted);
@@ -248,7 +255,7 @@ mod tests {
         warm.follow(&table, 0);
         warm.backends[0].connecting.push((socket.into(), 1));
         let mut blamed = 0;
-        warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_| blamed += 1);
+        warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_, _| blamed += 1);
         let cells = table.pools[0].backends[0].shared.cells.of(0);
         assert_eq!((blamed, cells.warm.value(), warm.backends[0].ready.len()), (1, 0, 0));
         assert_eq!(cells.connect_failures[End::ConnectRefused as usize].value(), 1);

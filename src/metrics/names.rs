@@ -92,6 +92,8 @@ families! {
         "Backends the pool declares.";
     PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]
         "Connections placed on a backend, by how they came to it.";
+    PLACEMENT_FAILURES = Counter "corelane_placement_failures_total" ["pool", "reason"]
+        "Connections that could not be placed on any backend.";
     BACKEND_STATE = Gauge "corelane_backend_state" ["pool", "backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     BACKEND_ACTIVE = Gauge "corelane_backend_connections_active" ["pool", "backend"]

@@ -225,6 +225,13 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
             placements.number(&[&pool.settings.name, placement.label()], count)?;
         }
     }
+    let mut failures = page.family(&names::PLACEMENT_FAILURES)?;
+    for pool in &table.pools {
+        for end in End::ALL.iter().filter(|end| end.is_placement()) {
+            let count = pool.cells.sum(|cell| &cell.failures[*end as usize]);
+            failures.number(&[&pool.settings.name, end.label()], count)?;
+        }
+    }
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use monoio::io::Canceller;
 use socket2::SockRef;
 
 use super::buffer::BufferSize;
-use super::{Failure, PumpEnd, Relay};
+use super::{Failure, PumpEnd, Relay, sink_side};
 use crate::session::{COOL_AFTER, Direction};
 
 /// What came of moving bytes once.
@@ -125,29 +125,33 @@ async fn armed(relay: &Relay<'_>, direction: Direction) -> Option<PumpEnd> {
 }
 
 /// Sends all of `buf`, waiting for the sink as long as it takes, and gives it back.
+///
+/// The ring's poll is the cheap wait and does for a sink whose peer has not sent FIN. When it came
+/// back without any room the sink is half-closed, and only the shard's epoll set can tell.
 async fn send_all(
     relay: &Relay<'_>,
     direction: Direction,
     buf: Vec<u8>,
 ) -> Result<Vec<u8>, PumpEnd> {
-    let mut buf = buf;
     let mut left = &buf[..];
-    send_some(relay, direction, &mut left)?;
-    let mut sent = buf.len() - left.len();
-    while sent < buf.len() {
-        relay.session.sending[direction as usize].set(true);
-        let (result, returned) = relay.sink(direction).armed_send(buf, sent).await;
-        relay.session.sending[direction as usize].set(false);
-        buf = returned;
-        match result {
-            Ok(n) => {
-                sent += n;
-                count_sent(relay, direction, n);
-            }
-            Err(error) => return Err(sink_failed(relay, direction, &error)),
+    let mut poll_is_true = true;
+    loop {
+        let before = left.len();
+        send_some(relay, direction, &mut left)?;
+        if left.is_empty() {
+            return Ok(buf);
+        }
+        poll_is_true &= before == buf.len() || left.len() < before;
+        let sink = relay.sink(direction);
+        let room = if poll_is_true {
+            sink.writable().await
+        } else {
+            relay.shard.room(relay.session, sink, sink_side(direction)).await
+        };
+        if let Err(error) = room {
+            return Err(sink_failed(relay, direction, &error));
         }
     }
-    Ok(buf)
 }
 
 /// Sends what the sink takes now and shortens `bytes` by it.
@@ -176,9 +180,6 @@ fn sink_failed(relay: &Relay<'_>, direction: Direction, error: &io::Error) -> Pu
 fn source_fin(relay: &Relay<'_>, direction: Direction) -> PumpEnd {
     if let Some(failure) = relay.source_failed(direction) {
         return PumpEnd::SourceFailed(failure);
-    }
-    if relay.source_gone(direction) {
-        return PumpEnd::SourceGone;
     }
     match SockRef::from(relay.sink(direction)).shutdown(Shutdown::Write) {
         Ok(()) => PumpEnd::Fin,

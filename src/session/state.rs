@@ -48,15 +48,15 @@ impl Stage {
     }
 }
 
-/// Where a session was placed.
+/// Where a session was placed, or is to be.
 #[derive(Debug, Clone)]
 pub struct Placed {
     /// The pool, of the table version that was current.
     pub pool: Arc<Pool>,
-    /// The backend.
-    pub backend: Arc<Backend>,
-    /// Why there.
-    pub placement: Placement,
+    /// The backend: the one it has, the one tried last, or the one its key belongs to.
+    pub backend: Option<Arc<Backend>>,
+    /// Why there; `None` while no backend has been chosen.
+    pub placement: Option<Placement>,
     /// Version of the table.
     pub table_version: u64,
 }
@@ -68,6 +68,27 @@ pub enum Direction {
     ToBackend = 0,
     /// From the backend.
     ToClient = 1,
+}
+
+/// What is waited for on a socket in the shard's epoll set.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Its peer has sent FIN: a reset must end the session.
+    pub hangup: bool,
+    /// Whether a pump waits for room to send.
+    pub room: Room,
+}
+
+/// Room to send.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// Nobody waits.
+    #[default]
+    Unwanted,
+    /// Somebody waits.
+    Wanted,
+    /// It is there, and whoever waits has not seen it yet.
+    There,
 }
 
 /// What a look at the clock says about a session.
@@ -95,7 +116,7 @@ pub struct Session {
     pub accepted: Instant,
     /// Its key, empty until known.
     pub key: RefCell<StoredKey>,
-    /// Its backend, once chosen.
+    /// Its pool and backend, once known.
     pub placed: RefCell<Option<Placed>>,
     /// Connection attempts made.
     pub attempts: Cell<u32>,
@@ -117,8 +138,7 @@ pub struct Session {
     pub armed: [RefCell<Option<Canceller>>; 2],
     /// How a send failed, per direction.
     pub send_failed: [Cell<Option<Failure>>; 2],
-    /// Per direction: a send to its sink is under way in the ring.
-    pub sending: [Cell<bool>; 2],
+    watches: [Cell<Watch>; 2],
     deadline: Cell<(Tick, End)>,
     idle_ticks: Cell<Tick>,
     scheduled: Cell<Tick>,
@@ -159,7 +179,7 @@ impl Session {
             connect_time: Cell::new(None),
             armed: [RefCell::new(None), RefCell::new(None)],
             send_failed: [Cell::new(None), Cell::new(None)],
-            sending: [Cell::new(false), Cell::new(false)],
+            watches: Default::default(),
             deadline: Cell::new((Tick::MAX, End::PrefaceTimeout)),
             idle_ticks: Cell::new(Tick::MAX / 2),
             scheduled: Cell::new(Tick::MAX),
@@ -240,12 +260,24 @@ impl Session {
         }
     }
 
-    /// Ends the session's wait because the peer on `side` hung up after its FIN.
-    pub fn hang_up(&self, side: Side) {
-        self.interrupt.set(match side {
-            Side::Client | Side::Us => End::ClientReset,
-            Side::Backend => End::BackendReset,
-        });
+    /// What is waited for on the socket of a side.
+    pub fn watch(&self, side: Side) -> &Cell<Watch> {
+        &self.watches[usize::from(side == Side::Backend)]
+    }
+
+    /// The shard's epoll set reported the socket of a side: there is room for who waits for it, or
+    /// else its peer hung up after its FIN, which ends the session.
+    pub fn reported(&self, side: Side) {
+        let watch = self.watch(side).get();
+        if watch.room == Room::Wanted {
+            self.watch(side).set(Watch { room: Room::There, ..watch });
+            self.interrupt.wake();
+        } else if watch.hangup {
+            self.interrupt.set(match side {
+                Side::Client | Side::Us => End::ClientReset,
+                Side::Backend => End::BackendReset,
+            });
+        }
     }
 }
 

@@ -45,10 +45,12 @@ impl Reserve {
 /// Accepts until the shard drains; then takes what the kernel has completed already, since closing
 /// a listener resets whatever waits in its queue, and closes. `index` counts this shard's sockets.
 pub async fn run(shard: Rc<Shard>, index: usize, bound: Bound) {
-    match WakeFd::new(bound.socket) {
-        Ok(socket) => accept_until_drain(&shard, index, bound.listener, socket).await,
+    let Bound { listener, socket, claim } = bound;
+    match WakeFd::new(socket) {
+        Ok(socket) => accept_until_drain(&shard, index, listener, socket).await,
         Err(error) => tracing::error!(%error, "listener lost"),
     }
+    drop(claim);
     shard.listener_closed();
 }
 
@@ -72,9 +74,13 @@ async fn accept_until_drain(shard: &Rc<Shard>, index: usize, listener: usize, so
 
 /// Takes up to a batch of connections. `false`: accepting failed and should pause.
 fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
+    let mut any_accepted = false;
     for _ in 0..BATCH_MAX {
         match sys::accept(socket.as_fd()) {
-            Ok(accepted) => shard.admit(listener, accepted),
+            Ok(accepted) => {
+                any_accepted = true;
+                shard.admit(listener, accepted);
+            }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) => {
                 let kind = classify(&error);
@@ -92,7 +98,8 @@ fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
             }
         }
     }
-    true
+    // An error that never goes away must not be asked for again and again.
+    any_accepted
 }
 
 fn classify(error: &io::Error) -> AcceptError {

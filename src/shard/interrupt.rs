@@ -21,9 +21,14 @@ impl<T: Copy> Interrupt<T> {
     pub fn set(&self, value: T) {
         if self.value.get().is_none() {
             self.value.set(Some(value));
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+            self.wake();
+        }
+    }
+
+    /// Wakes whoever waits, without a value.
+    pub fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
         }
     }
 

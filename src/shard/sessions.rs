@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Shard;
 use super::mailbox::{Handover, Message, SessionView};
 use super::wheel::TICK;
-use crate::end::{End, Rejection};
+use crate::end::{End, Placement, Rejection};
 use crate::log::{SessionRecord, hex};
 use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
@@ -62,10 +62,11 @@ impl Shard {
         let life = session.accepted.elapsed();
         cells.lives.record(life);
         if session.stage.get() == Stage::Relay
-            && let Some(placed) = &*session.placed.borrow()
+            && let Some(backend) =
+                session.placed.borrow().as_ref().and_then(|placed| placed.backend.as_ref())
         {
-            placed.backend.shared.live.fetch_sub(1, Relaxed);
-            placed.backend.shared.cells.of(self.index).active.sub(1);
+            backend.shared.live.fetch_sub(1, Relaxed);
+            backend.shared.cells.of(self.index).active.sub(1);
         }
         if self.log.is_on() && !self.log.push(self.record(session, end, life)) {
             self.cells().log_dropped.add(1);
@@ -85,8 +86,8 @@ impl Shard {
             via: session.proxied.get().and(session.peer),
             key: session.key.take(),
             pool: placed.map(|placed| placed.pool.label.clone()),
-            backend: placed.map(|placed| placed.backend.label.clone()),
-            placement: placed.map(|placed| placed.placement),
+            backend: placed.and_then(|p| p.backend.as_ref()).map(|b| b.label.clone()),
+            placement: placed.and_then(|placed| placed.placement),
             end,
             attempts: session.attempts.get(),
             bytes_in: session.bytes_in.get(),
@@ -123,8 +124,10 @@ impl Shard {
             key: String::from_utf8_lossy(&key).into_owned(),
             key_hex: std::str::from_utf8(&key).is_err().then(|| hex(&key)),
             pool: placed.map_or(String::new(), |p| p.pool.settings.name.clone()),
-            backend: placed.map_or(String::new(), |p| p.backend.label.to_string()),
-            placement: placed.map_or("", |p| p.placement.label()),
+            backend: placed
+                .and_then(|p| p.backend.as_ref())
+                .map_or(String::new(), |b| b.label.to_string()),
+            placement: placed.and_then(|p| p.placement).map_or("", Placement::label),
             state: session.stage.get().label(),
             shard: self.index,
             age_seconds: session.accepted.elapsed().as_secs_f64(),

@@ -4,8 +4,7 @@ use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use monoio::buf::IoBuf;
-use monoio::io::{AsyncWriteRent, CancelHandle, CancelableAsyncReadRent};
+use monoio::io::{CancelHandle, CancelableAsyncReadRent};
 use monoio::net::UnixStream;
 
 /// A stream socket, TCP or UNIX, owned by one session.
@@ -33,8 +32,8 @@ impl Socket {
 
     fn stream(&self) -> &UnixStream {
         // SAFETY: a Socket never leaves its thread (UnsafeCell makes it !Sync, UnixStream !Send).
-        // The only exclusive references are in `armed_read` and `armed_send`, whose futures touch
-        // nothing but the shared descriptor, and that in their first poll.
+        // The only exclusive reference is in `armed_read`, whose future touches nothing but the
+        // shared descriptor, and that in its first poll.
         unsafe { &*self.stream.get() }
     }
 
@@ -46,10 +45,9 @@ impl Socket {
         self.stream().readable(true).await
     }
 
-    /// Waits until a connect has been decided. Cancel-safe.
+    /// Waits until a send would not block, or a connect has been decided. Cancel-safe.
     ///
-    /// Not for sending: io_uring's poll also reports EPOLLRDHUP, asked for or not, so on a socket
-    /// whose peer has sent FIN it completes at once, every time. See [`Socket::armed_send`].
+    /// Comes back at once, every time, when the peer has sent FIN: see `Watches`.
     ///
     /// # Errors
     /// What the ring says.
@@ -71,19 +69,6 @@ impl Socket {
         // the reference only to clone the descriptor when it is first polled.
         let stream = unsafe { &mut *self.stream.get() };
         stream.cancelable_read(buf, cancel).await
-    }
-
-    /// Sends from `buf[from..]` through the ring as soon as the socket takes something; the buffer
-    /// comes back with the result.
-    ///
-    /// # Errors
-    /// What send(2) says.
-    pub async fn armed_send(&self, buf: Vec<u8>, from: usize) -> (io::Result<usize>, Vec<u8>) {
-        // SAFETY: see `stream`. One armed send per socket exists at a time, and the future holds
-        // the reference only to clone the descriptor when it is first polled.
-        let stream = unsafe { &mut *self.stream.get() };
-        let (result, slice) = stream.write(buf.slice(from..)).await;
-        (result, slice.into_inner())
     }
 
     /// Receives what is there; never waits. 0 is the peer's FIN.

@@ -51,16 +51,25 @@ impl Lines {
     }
 
     /// Waits until `found` makes something of the lines so far.
-    pub fn wait<T>(&self, what: &str, mut found: impl FnMut(&[String]) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, found: impl FnMut(&[String]) -> Option<T>) -> T {
+        match self.wait_or_end(found) {
+            Some(result) => result,
+            None => panic!("no {what}; lines: {:#?}", self.all()),
+        }
+    }
+
+    /// The same; `None` when the output ends or the deadline passes.
+    pub fn wait_or_end<T>(&self, mut found: impl FnMut(&[String]) -> Option<T>) -> Option<T> {
         let give_up = Instant::now() + DEADLINE;
         let mut output = self.inner.0.lock().unwrap();
         loop {
             if let Some(result) = found(&output.lines) {
-                return result;
+                return Some(result);
             }
             let left = give_up.saturating_duration_since(Instant::now());
-            let given_up = left.is_zero() || output.ended;
-            assert!(!given_up, "no {what}; lines: {:#?}", output.lines);
+            if left.is_zero() || output.ended {
+                return None;
+            }
             output = self.inner.1.wait_timeout(output, left).unwrap().0;
         }
     }
@@ -168,6 +177,20 @@ impl Gateway {
             }
         }
         gateway
+    }
+
+    /// Starts a gateway without an admin interface; `None` when it ends instead of getting ready.
+    pub fn try_start(toml: &str) -> Option<Gateway> {
+        let directory = directory();
+        let mut child = command(&directory, toml, &Start::default()).spawn().unwrap();
+        let operational = Lines::follow(child.stderr.take().unwrap());
+        let sessions = Lines::follow(child.stdout.take().unwrap());
+        let admin = "127.0.0.1:0".parse().unwrap();
+        let listeners = HashMap::new();
+        let ready = operational
+            .wait_or_end(|lines| lines.iter().any(|line| line.contains("\"ready\"")).then_some(()));
+        let gateway = Gateway { child, operational, sessions, admin, listeners, directory };
+        ready.map(|()| gateway)
     }
 
     /// The address of a listener.
