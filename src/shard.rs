@@ -348,7 +348,7 @@ impl Shard {
     /// The next backend for a session.
     ///
     /// # Errors
-    /// As [`Search::next`].
+    /// As `Search::next`.
     pub fn choose(&self, search: &mut Search<'_>) -> Result<Choice, End> {
         match self.memory.borrow_mut().get_mut(search.pool_index) {
             Some(memory) => search.next(memory, self.now()),
