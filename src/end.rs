@@ -165,11 +165,6 @@ impl End {
     pub fn is_placement(self) -> bool {
         self as u8 >= End::PoolEmpty as u8
     }
-
-    /// Whether both sides closed in an orderly way.
-    pub fn is_orderly(self) -> bool {
-        matches!(self, End::ClientFin | End::BackendFin)
-    }
 }
 
 reasons! {

@@ -2,7 +2,9 @@
 
 mod gateway;
 
-use std::io::Write;
+use std::io::{Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use gateway::backend::Backend;
@@ -110,4 +112,34 @@ fn a_stalled_reader_that_has_sent_its_fin_costs_no_cpu() {
     assert!(threads <= 4, "{threads} threads");
     let received = std::thread::spawn(move || client.receive(sent).len());
     assert_eq!(received.join().unwrap(), sent);
+}
+
+#[test]
+fn a_stall_that_begins_with_nothing_sent_costs_no_cpu_either() {
+    let directory = gateway::directory();
+    let path = directory.join("front.sock");
+    let listening = Backend::manual();
+    let toml = frame_config(&[listening.address], "", "")
+        .replace("127.0.0.1:0", &format!("unix:{}", path.display()));
+    let gateway = Gateway::start(&toml);
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.set_read_timeout(Some(gateway::DEADLINE)).unwrap();
+    client.write_all(&login("a")).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut backend = listening.accept();
+    assert_eq!(backend.read_to_end().0, login("a"));
+    // One small message at a time: a UNIX socket takes all of it or, when it is full, nothing.
+    let mut sent = 0;
+    for _ in 0..600 {
+        backend.send(&[0x55; 500]);
+        sent += 500;
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+    let before = gateway.cpu();
+    std::thread::park_timeout(Duration::from_secs(1));
+    let spent = gateway.cpu() - before;
+    assert!(spent < Duration::from_millis(150), "{spent:?} of CPU while waiting for a second");
+    let mut received = vec![0; sent];
+    client.read_exact(&mut received).unwrap();
+    assert!(received.iter().all(|byte| *byte == 0x55));
 }

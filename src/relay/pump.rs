@@ -134,19 +134,20 @@ async fn send_all(
     buf: Vec<u8>,
 ) -> Result<Vec<u8>, PumpEnd> {
     let mut left = &buf[..];
-    let mut poll_is_true = true;
+    let (mut waited, mut half_closed) = (false, false);
     loop {
         let before = left.len();
         send_some(relay, direction, &mut left)?;
         if left.is_empty() {
             return Ok(buf);
         }
-        poll_is_true &= before == buf.len() || left.len() < before;
+        half_closed |= waited && left.len() == before;
+        waited = true;
         let sink = relay.sink(direction);
-        let room = if poll_is_true {
-            sink.writable().await
-        } else {
+        let room = if half_closed {
             relay.shard.room(relay.session, sink, sink_side(direction)).await
+        } else {
+            sink.writable().await
         };
         if let Err(error) = room {
             return Err(sink_failed(relay, direction, &error));
