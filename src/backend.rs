@@ -11,11 +11,11 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
 
 use crate::config::{Address, Config, Pool as Settings, SocketOptions};
-use crate::end::End;
-use crate::session::{Session, Stage};
+use crate::end::{End, Side};
+use crate::session::{Session, Signal, Stage};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
-use crate::sys::{self, Socket};
+use crate::sys::{self, Interest, Socket};
 use crate::table::{Backend, Pool};
 
 /// Gives the session a connection to a backend: a warm one if there is one, else a new one within
@@ -33,7 +33,7 @@ pub async fn connect(
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
         session.connect_time.set(Some(Duration::ZERO));
-        return Socket::new(socket).map_err(|error| classify(&error));
+        return Ok(Socket::new(socket));
     }
     session.stage.set(Stage::Connect);
     let begun = Instant::now();
@@ -56,14 +56,17 @@ async fn connect_new(
     address: &Address,
 ) -> Result<Socket, End> {
     let started = start(settings, address, || shard.next_source()).map_err(|e| classify(&e))?;
-    let socket = Socket::new(started.socket).map_err(|error| classify(&error))?;
+    let socket = Socket::new(started.socket);
     // On one host the handshake is often over when connect(2) returns.
     if !started.pending || sys::is_writable(socket.as_fd()) {
         return decided(socket, address);
     }
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
-    match session.interrupt.or(socket.writable()).await {
+    session.signal(Side::Backend).set(Signal::default());
+    let room = Interest { input: false, room: true };
+    let ready = shard.ready(session, &socket, Side::Backend, room);
+    match session.interrupt.or(ready).await {
         Ok(Ok(())) => decided(socket, address),
         Ok(Err(error)) => Err(classify(&error)),
         Err(End::ConnectTimeout) => {

@@ -1,74 +1,18 @@
-//! A connected stream socket on a shard's ring: readiness, direct calls, and armed reads.
+//! A connected stream socket, TCP or UNIX: direct calls that never wait.
 
-use std::cell::UnsafeCell;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use monoio::io::{CancelHandle, CancelableAsyncReadRent};
-use monoio::net::UnixStream;
-
-/// A stream socket, TCP or UNIX, owned by one session.
-///
-/// monoio's UnixStream is one shared descriptor and does the same operations as its TcpStream,
-/// which carries some 90 bytes more per socket for two cached addresses.
-///
-/// Both directions of a relay use it at once: one waits for input or has a read armed, the other
-/// sends. monoio's read takes `&mut self` although it only clones the shared descriptor, so the
-/// stream sits in an `UnsafeCell`, as in monoio's own `Split`.
+/// A stream socket owned by one session. Waiting for it is the business of `Poller`.
 #[derive(Debug)]
 pub struct Socket {
-    stream: UnsafeCell<UnixStream>,
+    fd: OwnedFd,
 }
 
 impl Socket {
-    /// Takes the descriptor over.
-    ///
-    /// # Errors
-    /// What the ring says.
-    pub fn new(fd: OwnedFd) -> io::Result<Socket> {
-        let stream = UnixStream::from_std(std::os::unix::net::UnixStream::from(fd))?;
-        Ok(Socket { stream: UnsafeCell::new(stream) })
-    }
-
-    fn stream(&self) -> &UnixStream {
-        // SAFETY: a Socket never leaves its thread (UnsafeCell makes it !Sync, UnixStream !Send).
-        // The only exclusive reference is in `armed_read`, whose future touches nothing but the
-        // shared descriptor, and that in its first poll.
-        unsafe { &*self.stream.get() }
-    }
-
-    /// Waits until a receive would not block: data, FIN or an error. Cancel-safe, owns no buffer.
-    ///
-    /// # Errors
-    /// What the ring says.
-    pub async fn readable(&self) -> io::Result<()> {
-        self.stream().readable(true).await
-    }
-
-    /// Waits until a send would not block, or a connect has been decided. Cancel-safe.
-    ///
-    /// Comes back at once, every time, when the peer has sent FIN: see `Watches`.
-    ///
-    /// # Errors
-    /// What the ring says.
-    pub async fn writable(&self) -> io::Result<()> {
-        self.stream().writable(true).await
-    }
-
-    /// Receives into an owned buffer through the ring; the buffer comes back with the result.
-    ///
-    /// # Errors
-    /// What recv(2) says, and ECANCELED after the handle's owner cancelled: then nothing was taken
-    /// from the socket.
-    pub async fn armed_read(
-        &self,
-        buf: Vec<u8>,
-        cancel: CancelHandle,
-    ) -> (io::Result<usize>, Vec<u8>) {
-        // SAFETY: see `stream`. One armed read per socket exists at a time, and the future holds
-        // the reference only to clone the descriptor when it is first polled.
-        let stream = unsafe { &mut *self.stream.get() };
-        stream.cancelable_read(buf, cancel).await
+    /// Takes the descriptor over; it is non-blocking already.
+    pub fn new(fd: OwnedFd) -> Socket {
+        Socket { fd }
     }
 
     /// Receives what is there; never waits. 0 is the peer's FIN.
@@ -119,14 +63,13 @@ impl Socket {
 
 impl AsRawFd for Socket {
     fn as_raw_fd(&self) -> RawFd {
-        self.stream().as_raw_fd()
+        self.fd.as_raw_fd()
     }
 }
 
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the descriptor is open as long as `self` lives, which the borrow ensures.
-        unsafe { BorrowedFd::borrow_raw(self.as_raw_fd()) }
+        self.fd.as_fd()
     }
 }
 
