@@ -59,6 +59,8 @@ struct Flow {
     armed: Armed,
     shape: Shape,
     send_failed: Option<Failure>,
+    /// A send is queued in the exchange.
+    sending: bool,
     /// What the sink has not taken yet.
     rest: Option<Box<Rest>>,
 }
@@ -177,6 +179,7 @@ impl Relay {
             armed: Armed::No,
             shape: Shape::new(),
             send_failed: None,
+            sending: false,
             rest: None,
         };
         Relay { sockets, polled, flows: [flow(), flow()], ends: Ends::default(), identity }
@@ -193,6 +196,11 @@ impl Relay {
     /// Whether a direction has a receive armed or a pipe, which it gives back when it goes quiet.
     pub fn is_busy(&self) -> bool {
         self.flows.iter().any(|flow| flow.path != Path::Polled)
+    }
+
+    /// Whether the kernel has yet to see a send that names one of the sockets.
+    pub fn is_sending(&self) -> bool {
+        self.flows.iter().any(|flow| flow.sending)
     }
 
     /// A connection that broke on one side must not look finished on the other: closing with linger

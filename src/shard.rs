@@ -37,9 +37,9 @@ use crate::listen::Bound;
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
-use crate::relay::{COOL_AFTER, Pipes};
+use crate::relay::{COOL_AFTER, Pipes, Relay};
 use crate::session::{Look, Session, Stage};
-use crate::sys::{Accepted, Poller, Receiver, Timer, WakeFd};
+use crate::sys::{Accepted, Exchange, Poller, Timer, WakeFd};
 use crate::table::{Backend, Pool, Table};
 
 /// What a shard is given at its start.
@@ -79,7 +79,8 @@ pub struct Shard {
     log: SessionLogSender,
     reserve: Reserve,
     poller: Poller,
-    receiver: Receiver,
+    exchange: Exchange,
+    closing_relays: RefCell<Vec<Relay>>,
     pipes: Pipes,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
@@ -109,7 +110,7 @@ pub async fn run(setup: Setup) -> io::Result<()> {
     }
     monoio::spawn(run_timer(shard.clone(), timer));
     monoio::spawn(watch::run_poller(shard.clone()));
-    monoio::spawn(watch::run_receiver(shard.clone()));
+    monoio::spawn(watch::run_exchange(shard.clone()));
     while let Ok(ready) = shard.finished.or(mail.readable()).await {
         ready?;
         mail.take_count();
@@ -153,7 +154,8 @@ impl Shard {
             log,
             reserve: Reserve::new()?,
             poller: Poller::new()?,
-            receiver: Receiver::new()?,
+            exchange: Exchange::new()?,
+            closing_relays: RefCell::default(),
             pipes: Pipes::default(),
             table: RefCell::new(table),
             memory: RefCell::new(memory),
@@ -372,9 +374,9 @@ impl Shard {
         &self.poller
     }
 
-    /// Receives from busy sockets.
-    pub fn receiver(&self) -> &Receiver {
-        &self.receiver
+    /// Receives from busy sockets, and sends what they gave.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
     }
 
     /// Pipes for floods.

@@ -5,7 +5,7 @@ mod accept;
 mod limits;
 mod pipe;
 mod poller;
-mod receiver;
+mod exchange;
 mod socket;
 mod wake;
 
@@ -13,6 +13,6 @@ pub use accept::{Accepted, accept, set_bind_address_no_port};
 pub use limits::raise_descriptors;
 pub use pipe::Pipe;
 pub use poller::{Interest, Poller, Report};
-pub use receiver::{BUFFER_LEN, Received, Receiver};
+pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
 pub use socket::{Socket, is_writable, peek};
 pub use wake::{Timer, WakeFd, eventfd};

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::net::Shutdown;
+use std::os::fd::AsRawFd;
 
 use socket2::SockRef;
 
@@ -13,7 +14,7 @@ use super::{Armed, Failure, FlowEnd, Polled, Relay, Rest, index};
 use crate::end::{End, Side};
 use crate::session::{Direction, Session};
 use crate::shard::{Shard, token};
-use crate::sys::{Interest, Received, Report};
+use crate::sys::{Answer, Interest, Received, Report};
 
 /// Moves of one flow before others get a turn.
 const MOVES_MAX: usize = 16;
@@ -89,23 +90,33 @@ impl Turn<'_> {
     }
 
     /// The armed receive of a flow has something; `armed`: and stays armed.
-    pub fn received(&mut self, from: Direction, what: Received<'_>, armed: bool) -> Option<End> {
+    pub fn received(
+        &mut self,
+        from: Direction,
+        what: &Received<'_>,
+        armed: bool,
+    ) -> (Answer, Option<End>) {
+        let flow = self.relay.flow(from);
+        if flow.sending {
+            return (Answer::Flush, None);
+        }
+        let mut answer = Answer::Done;
         let taken_back = self.relay.flow(from).armed == Armed::TakenBack;
         if !armed {
             self.relay.flow(from).armed = Armed::No;
         }
         if self.relay.ends.of(from).is_some() {
-            return None;
+            return (Answer::Done, None);
         }
         match what {
-            Received::Bytes(bytes) => self.received_bytes(from, bytes),
+            Received::Bytes(bytes) => answer = self.received_bytes(from, bytes),
             Received::NoBuffers => self.shard.cells().relay_buffers_exhausted.add(1),
             Received::Cancelled => {}
             // Behind bytes that wait: it is found again when they are gone.
             Received::Fin if self.relay.flow(from).rest.is_some() => {}
             Received::Fin => self.source_fin(from),
             Received::Failed(error) => {
-                self.over(from, FlowEnd::SourceFailed(Failure::of(&error)));
+                self.over(from, FlowEnd::SourceFailed(Failure::of(error)));
             }
         }
         if !armed && self.relay.ends.of(from).is_none() {
@@ -117,19 +128,59 @@ impl Turn<'_> {
                 self.poll(from.source());
             }
         }
-        self.relay.ends.verdict()
+        (answer, self.relay.ends.verdict())
     }
 
-    fn received_bytes(&mut self, from: Direction, bytes: &[u8]) {
+    fn received_bytes(&mut self, from: Direction, bytes: &[u8]) -> Answer {
         self.count_received(from, bytes.len());
-        if let Err(end) = self.send_or_keep(from, bytes) {
-            return self.over(from, end);
-        }
         let now = self.shard.now();
         let flow = self.relay.flow(from);
         let wanted = flow.shape.after_move(Path::Armed, bytes.len(), now);
-        if flow.rest.is_some() || wanted != Path::Armed {
+        if flow.rest.is_some() {
+            self.keep(from, bytes);
+            return Answer::Done;
+        }
+        flow.sending = true;
+        if wanted != Path::Armed {
             self.take_back(from);
+        }
+        Answer::Send(self.relay.socket(from.sink()).as_raw_fd())
+    }
+
+    /// What came of a send of the exchange.
+    pub fn sent(&mut self, direction: Direction, bytes: &[u8], sent: io::Result<usize>) -> Option<End> {
+        self.relay.flow(direction).sending = false;
+        if self.relay.ends.of(direction).is_some() {
+            return None;
+        }
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => {
+                let end = self.sink_failed(direction, &error);
+                self.over(direction, end);
+                return self.relay.ends.verdict();
+            }
+        };
+        self.count_sent(direction, sent);
+        if sent < bytes.len() {
+            self.keep(direction, &bytes[sent..]);
+            self.take_back(direction);
+        }
+        self.relay.ends.verdict()
+    }
+
+    /// Keeps what the sink does not take, behind what it has not taken before.
+    fn keep(&mut self, direction: Direction, bytes: &[u8]) {
+        match self.relay.flow(direction).rest.as_deref_mut() {
+            Some(Rest::Bytes(kept, _)) => kept.extend_from_slice(bytes),
+            // Spliced flows read nothing while their pipe holds bytes.
+            Some(Rest::Pipe(_)) => self.shard.cells().bugs.add(1),
+            None => {
+                let rest = Rest::Bytes(bytes.to_vec(), 0);
+                self.relay.flow(direction).rest = Some(Box::new(rest));
+                self.poll(direction.sink());
+            }
         }
     }
 
@@ -217,17 +268,10 @@ impl Turn<'_> {
 
     /// Sends; keeps what the sink does not take, behind what it has not taken before.
     fn send_or_keep(&mut self, direction: Direction, bytes: &[u8]) -> Result<(), FlowEnd> {
-        if let Some(rest) = &mut self.relay.flow(direction).rest
-            && let Rest::Bytes(kept, _) = &mut **rest
-        {
-            kept.extend_from_slice(bytes);
-            return Ok(());
-        }
-        let sent = self.send_some(direction, bytes)?;
+        let waiting = self.relay.flow(direction).rest.is_some();
+        let sent = if waiting { 0 } else { self.send_some(direction, bytes)? };
         if sent < bytes.len() {
-            let rest = Rest::Bytes(bytes[sent..].to_vec(), 0);
-            self.relay.flow(direction).rest = Some(Box::new(rest));
-            self.poll(direction.sink());
+            self.keep(direction, &bytes[sent..]);
         }
         Ok(())
     }
@@ -351,7 +395,7 @@ impl Turn<'_> {
         self.relay.flow(direction).path = Path::Armed;
         self.poll(side);
         let armed =
-            self.shard.receiver().arm(self.relay.socket(side), token(self.session, side));
+            self.shard.exchange().arm(self.relay.socket(side), token(self.session, side));
         match armed {
             Ok(()) => {
                 self.relay.flow(direction).armed = Armed::Yes;
@@ -373,7 +417,7 @@ impl Turn<'_> {
         if flow.armed == Armed::Yes {
             flow.armed = Armed::TakenBack;
             let token = token(self.session, direction.source());
-            if self.shard.receiver().cancel(token).is_err() {
+            if self.shard.exchange().cancel(token).is_err() {
                 self.shard.cells().bugs.add(1);
             }
         }

@@ -9,7 +9,7 @@ use super::Shard;
 use crate::end::{End, Side};
 use crate::relay::Turn;
 use crate::session::{Direction, Session, Signal};
-use crate::sys::{Interest, Report, Socket};
+use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
 /// Batches taken in a row before the shard's other tasks get a turn.
 const BATCHES_MAX: usize = 16;
@@ -26,22 +26,40 @@ pub async fn run_poller(shard: Rc<Shard>) {
     }
 }
 
-/// Brings what armed receives have.
-pub async fn run_receiver(shard: Rc<Shard>) {
+/// Brings what armed receives have, and what came of sends.
+pub async fn run_exchange(shard: Rc<Shard>) {
     loop {
-        alive(shard.receiver.ready().await, &shard, "ring of receives");
+        alive(shard.exchange.ready().await, &shard, "exchange");
         for _ in 0..BATCHES_MAX {
-            let taken = shard.receiver.take(|token, what, armed| {
-                let (slot, serial, side) = parts(token);
-                if let Some(session) = shard.session(slot, serial) {
-                    let from = Direction::of_source(side);
-                    shard.turn(&session, |mut turn| turn.received(from, what, armed));
-                }
-            });
-            if taken == 0 {
-                break;
+            let taken = shard.exchange.turn(&mut &*shard);
+            // Sends that named their sockets are done.
+            shard.closing_relays.borrow_mut().clear();
+            match taken {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => alive(Err(error), &shard, "exchange"),
             }
         }
+    }
+}
+
+impl Listen for &Shard {
+    fn received(&mut self, token: u64, what: &Received<'_>, armed: bool) -> Answer {
+        let (slot, serial, side) = parts(token);
+        let Some(session) = self.session(slot, serial) else { return Answer::Done };
+        let mut answer = Answer::Done;
+        self.turn(&session, |mut turn| {
+            let end;
+            (answer, end) = turn.received(Direction::of_source(side), what, armed);
+            end
+        });
+        answer
+    }
+
+    fn sent(&mut self, token: u64, bytes: &[u8], sent: io::Result<usize>) {
+        let (slot, serial, side) = parts(token);
+        let Some(session) = self.session(slot, serial) else { return };
+        self.turn(&session, |mut turn| turn.sent(Direction::of_source(side), bytes, sent));
     }
 }
 
@@ -52,6 +70,9 @@ fn alive(result: io::Result<()>, shard: &Shard, what: &'static str) {
         std::process::abort();
     }
 }
+
+/// The highest bit of a token belongs to the exchange.
+pub const SERIAL_MASK: u32 = u32::MAX >> 1;
 
 /// Names the socket of a side of a session. Slots have at most 31 bits: there are fewer
 /// descriptors.
@@ -96,7 +117,11 @@ impl Shard {
     pub fn end_relay(&self, session: &Session, end: End) {
         let Some(mut relay) = session.relay.take() else { return };
         Turn { shard: self, session, relay: &mut relay }.close(end);
-        drop(relay);
+        if relay.is_sending() {
+            self.closing_relays.borrow_mut().push(relay);
+        } else {
+            drop(relay);
+        }
         self.end(session, end);
     }
 
