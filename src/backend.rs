@@ -32,7 +32,7 @@ pub async fn connect(
     let cells = backend.shared.cells.of(shard.index);
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
-        session.connect_time.set(Some(Duration::ZERO));
+        session.connect_time.set(Duration::ZERO);
         return Ok(Socket::new(socket));
     }
     session.stage.set(Stage::Connect);
@@ -42,7 +42,7 @@ pub async fn connect(
         Ok(_) => {
             let elapsed = begun.elapsed();
             cells.connect.record(elapsed);
-            session.connect_time.set(Some(elapsed));
+            session.connect_time.set(elapsed);
         }
         Err(end) => cells.connect_failures[*end as usize].add(1),
     }

@@ -87,7 +87,10 @@ impl<'a> Reader<'a> {
             match proxy::read(&self.received) {
                 Header::NeedMore(len) => self.receive(len).await?,
                 Header::Complete { len, addresses } => {
-                    self.session.proxied.set(addresses);
+                    if let Some(addresses) = addresses {
+                        // A session reads one header.
+                        let _first = self.session.proxied.set(Box::new(addresses));
+                    }
                     self.received.drain(..len);
                     self.in_header = false;
                     self.count(self.received.len());

@@ -1,6 +1,6 @@
 //! What a shard knows of one session: addresses, key, placement, counters, deadline. Nothing else.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -41,6 +41,30 @@ impl Stage {
             Stage::Connect => "connect",
             Stage::Relay => "relay",
         }
+    }
+}
+
+/// How long something took, in 4 bytes: whole microseconds, up to 71 minutes.
+#[derive(Debug)]
+pub struct Took(Cell<u32>);
+
+impl Default for Took {
+    fn default() -> Took {
+        Took(Cell::new(u32::MAX))
+    }
+}
+
+impl Took {
+    /// Notes it.
+    pub fn set(&self, duration: Duration) {
+        let us = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        self.0.set(us.min(u32::MAX - 1));
+    }
+
+    /// What was noted, if anything.
+    pub fn get(&self) -> Option<Duration> {
+        let us = self.0.get();
+        (us != u32::MAX).then(|| Duration::from_micros(us.into()))
     }
 }
 
@@ -99,7 +123,7 @@ pub struct Session {
     /// Who is at the other end of the socket; `None` for UNIX sockets.
     pub peer: Option<SocketAddr>,
     /// Source and destination from a PROXY header.
-    pub proxied: Cell<Option<(SocketAddr, SocketAddr)>>,
+    pub proxied: OnceCell<Box<(SocketAddr, SocketAddr)>>,
     /// When it was accepted.
     pub accepted: Instant,
     /// Its key, empty until known.
@@ -119,9 +143,9 @@ pub struct Session {
     /// Bytes sent to the client.
     pub bytes_out: Cell<u64>,
     /// Accept to complete preface.
-    pub preface_time: Cell<Option<Duration>>,
+    pub preface_time: Took,
     /// Time of the successful connection attempt; zero for a warm connection.
-    pub connect_time: Cell<Option<Duration>>,
+    pub connect_time: Took,
     /// Its sockets and what is between them, while it relays.
     pub relay: RefCell<Option<Relay>>,
     /// Whether its relay has something to give back when it goes quiet.
@@ -153,7 +177,7 @@ impl Session {
             serial: birth.serial,
             listener: birth.listener,
             peer: birth.peer,
-            proxied: Cell::new(None),
+            proxied: OnceCell::new(),
             accepted: Instant::now(),
             key: RefCell::default(),
             placed: RefCell::new(None),
@@ -163,8 +187,8 @@ impl Session {
             active: Cell::new(now),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
-            preface_time: Cell::new(None),
-            connect_time: Cell::new(None),
+            preface_time: Took::default(),
+            connect_time: Took::default(),
             relay: RefCell::new(None),
             busy: Cell::new(false),
             signals: Default::default(),
@@ -176,7 +200,7 @@ impl Session {
 
     /// The address of the device: what a PROXY header says, else the peer's.
     pub fn client(&self) -> Option<SocketAddr> {
-        self.proxied.get().map(|(source, _)| source).or(self.peer)
+        self.proxied.get().map(|addresses| addresses.0).or(self.peer)
     }
 
     /// Sets the one deadline of the current stage. Returns the tick at which the wheel must show
