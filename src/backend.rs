@@ -15,7 +15,7 @@ use crate::end::{End, Side};
 use crate::session::{Session, Signal, Stage};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
-use crate::sys::{self, Interest, Socket};
+use crate::sys::{self, Connecting, Interest, Socket};
 use crate::table::{Backend, Pool};
 
 /// Gives the session a connection to a backend: a warm one if there is one, else a new one within
@@ -58,8 +58,12 @@ async fn connect_new(
     let started = start(settings, address, || shard.next_source()).map_err(|e| classify(&e))?;
     let socket = Socket::new(started.socket);
     // On one host the handshake is often over when connect(2) returns.
-    if !started.pending || sys::is_writable(socket.as_fd()) {
-        return decided(socket, address);
+    let connecting = match started.pending {
+        true => sys::connecting(socket.as_fd()),
+        false => Connecting::Connected,
+    };
+    if connecting != Connecting::Pending {
+        return decided(socket, address, connecting);
     }
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
@@ -67,31 +71,40 @@ async fn connect_new(
     let room = Interest { input: false, room: true };
     let ready = shard.ready(session, &socket, Side::Backend, room);
     match session.interrupt.or(ready).await {
-        Ok(Ok(())) => decided(socket, address),
+        // SO_ERROR says whether it was for good.
+        Ok(Ok(())) => decided(socket, address, Connecting::Failed),
         Ok(Err(error)) => Err(classify(&error)),
         Err(End::ConnectTimeout) => {
             // This deadline was for one attempt; the session may have another.
             session.interrupt.take();
-            if sys::is_writable(socket.as_fd()) {
+            match sys::connecting(socket.as_fd()) {
+                Connecting::Pending => Err(End::ConnectTimeout),
                 // Decided in time; this machine was late to look.
-                return decided(socket, address);
+                connecting => decided(socket, address, connecting),
             }
-            Err(End::ConnectTimeout)
         }
         Err(end) => Err(end),
     }
 }
 
-fn decided(socket: Socket, address: &Address) -> Result<Socket, End> {
-    outcome(&SockRef::from(&socket), address).map(|()| socket)
+fn decided(socket: Socket, address: &Address, connecting: Connecting) -> Result<Socket, End> {
+    outcome(&SockRef::from(&socket), address, connecting).map(|()| socket)
 }
 
 /// What came of an attempt to connect to `address` that is over.
 ///
 /// # Errors
 /// Why there is no connection to the backend.
-fn outcome(socket: &SockRef<'_>, address: &Address) -> Result<(), End> {
-    match socket.take_error() {
+fn outcome(
+    socket: &SockRef<'_>,
+    address: &Address,
+    connecting: Connecting,
+) -> Result<(), End> {
+    let error = match connecting {
+        Connecting::Connected => Ok(None),
+        Connecting::Pending | Connecting::Failed => socket.take_error(),
+    };
+    match error {
         Ok(None) if is_self_connected(socket, address) => {
             // Closed with a reset: in TIME_WAIT it would keep the backend from its own port.
             let _closed_slowly = socket.set_linger(Some(Duration::ZERO));
@@ -273,7 +286,8 @@ mod tests {
     fn a_connection_to_itself_is_a_backend_that_is_not_there() {
         for ip in ["127.0.0.1", "[::1]"] {
             let (socket, own) = self_connected(ip);
-            let outcome = outcome(&SockRef::from(&socket), &Address::Tcp(own));
+            let own_address = Address::Tcp(own);
+            let outcome = outcome(&SockRef::from(&socket), &own_address, Connecting::Connected);
             assert_eq!(outcome, Err(End::ConnectRefused), "{ip}");
             drop(socket);
             // Nothing of it stays in the backend's way.
@@ -289,7 +303,9 @@ mod tests {
             let target = listener.local_addr().unwrap();
             let stream = Plain::new(Domain::for_address(target), Type::STREAM, None).unwrap();
             stream.connect(&target.into()).unwrap();
-            assert_eq!(outcome(&SockRef::from(&stream), &Address::Tcp(target)), Ok(()), "{ip}");
+            let target = Address::Tcp(target);
+            let connected = Connecting::Connected;
+            assert_eq!(outcome(&SockRef::from(&stream), &target, connected), Ok(()), "{ip}");
         }
         // The same port on another address of this machine is somebody else.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -298,6 +314,7 @@ mod tests {
         let source = SocketAddr::new([127, 0, 0, 2].into(), target.port());
         socket.bind(&source.into()).unwrap();
         socket.connect(&target.into()).unwrap();
-        assert_eq!(outcome(&SockRef::from(&socket), &Address::Tcp(target)), Ok(()));
+        let target = Address::Tcp(target);
+        assert_eq!(outcome(&SockRef::from(&socket), &target, Connecting::Connected), Ok(()));
     }
 }

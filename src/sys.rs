@@ -14,5 +14,5 @@ pub use limits::raise_descriptors;
 pub use pipe::Pipe;
 pub use poller::{Interest, Poller, Report};
 pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
-pub use socket::{Socket, is_writable, peek};
+pub use socket::{Connecting, Socket, connecting, peek};
 pub use wake::{Timer, WakeFd, eventfd};

@@ -15,7 +15,7 @@ use crate::config::BackendState;
 use crate::end::{End, Side};
 use crate::metrics::BackendCells;
 use crate::shard::wheel::{TICK, Tick, ticks};
-use crate::sys;
+use crate::sys::{self, Connecting};
 use crate::table::{Backend, BackendShared, Pool, Table};
 
 /// Longest pause after failures.
@@ -141,8 +141,9 @@ impl Stock {
         let give_up = ticks(pool.settings.connect_timeout).saturating_add(1);
         let mut failure = None;
         for (socket, begun) in std::mem::take(&mut self.connecting) {
-            if sys::is_writable(socket.as_fd()) {
-                match outcome(&SockRef::from(&socket), &backend.address) {
+            let connecting = sys::connecting(socket.as_fd());
+            if connecting != Connecting::Pending {
+                match outcome(&SockRef::from(&socket), &backend.address, connecting) {
                     Ok(()) => {
                         self.ready.push_back(socket);
                         cells.warm.add(1);

@@ -6,8 +6,12 @@
 //! comes back at once, every time. epoll reports what it is asked for, and EPOLLERR and EPOLLHUP
 //! (epoll_ctl(2)).
 
+use std::cell::RefCell;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use rustix::buffer::spare_capacity;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::event::Timespec;
 
 use super::{Socket, WakeFd};
 
@@ -21,6 +25,15 @@ pub struct Interest {
     pub input: bool,
     /// There is room to send, after there was none.
     pub room: bool,
+}
+
+impl Interest {
+    fn flags(self) -> EventFlags {
+        let mut flags = EventFlags::ET;
+        flags.set(EventFlags::IN | EventFlags::RDHUP, self.input);
+        flags.set(EventFlags::OUT, self.room);
+        flags
+    }
 }
 
 /// What became of a socket since its last report.
@@ -37,9 +50,9 @@ pub struct Report {
 }
 
 /// The sockets of a shard that are waited for.
-#[derive(Debug)]
 pub struct Poller {
     epoll: WakeFd,
+    events: RefCell<Vec<epoll::Event>>,
 }
 
 impl Poller {
@@ -48,14 +61,8 @@ impl Poller {
     /// # Errors
     /// What epoll_create1(2) or the ring says.
     pub fn new() -> io::Result<Poller> {
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-        let epoll = WakeFd::new(unsafe { OwnedFd::from_raw_fd(fd) })?;
-        Ok(Poller { epoll })
+        let epoll = WakeFd::new(epoll::create(CreateFlags::CLOEXEC)?)?;
+        Ok(Poller { epoll, events: RefCell::new(Vec::with_capacity(BATCH)) })
     }
 
     /// Begins to report a socket; what holds already is reported too. Closing it ends this.
@@ -63,7 +70,7 @@ impl Poller {
     /// # Errors
     /// What epoll_ctl(2) says: no memory, or the user's limit of watches.
     pub fn add(&self, socket: &Socket, interest: Interest, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, socket, interest, token)
+        Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), interest.flags())?)
     }
 
     /// Changes what is reported of a socket; what holds already is reported again.
@@ -71,25 +78,7 @@ impl Poller {
     /// # Errors
     /// What epoll_ctl(2) says.
     pub fn change(&self, socket: &Socket, interest: Interest, token: u64) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_MOD, socket, interest, token)
-    }
-
-    fn control(
-        &self,
-        operation: libc::c_int,
-        socket: &Socket,
-        interest: Interest,
-        token: u64,
-    ) -> io::Result<()> {
-        let input = if interest.input { libc::EPOLLIN | libc::EPOLLRDHUP } else { 0 };
-        let room = if interest.room { libc::EPOLLOUT } else { 0 };
-        let events = (input | room | libc::EPOLLET) as u32;
-        let mut event = libc::epoll_event { events, u64: token };
-        // SAFETY: both descriptors are open while borrowed; `event` outlives the call.
-        let result = unsafe {
-            libc::epoll_ctl(self.epoll.as_raw_fd(), operation, socket.as_raw_fd(), &mut event)
-        };
-        if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+        Ok(epoll::modify(&self.epoll, socket, EventData::new_u64(token), interest.flags())?)
     }
 
     /// Waits until there is something to take.
@@ -102,21 +91,21 @@ impl Poller {
 
     /// Takes a batch of reports, each with its socket's token. `true`: there may be more.
     pub fn take(&self, mut each: impl FnMut(u64, Report)) -> bool {
-        let mut events = [libc::epoll_event { events: 0, u64: 0 }; BATCH];
-        // SAFETY: `events` has room for as many entries as said and outlives the call; a timeout
-        // of 0 never blocks the shard.
-        let count = unsafe {
-            libc::epoll_wait(self.epoll.as_raw_fd(), events.as_mut_ptr(), BATCH as libc::c_int, 0)
-        };
-        let count = usize::try_from(count).unwrap_or(0);
-        for event in events.iter().take(count) {
-            let has = |bits: libc::c_int| event.events & bits as u32 != 0;
-            let hangup = has(libc::EPOLLERR | libc::EPOLLHUP);
-            let ending = hangup || has(libc::EPOLLRDHUP);
-            let input = ending || has(libc::EPOLLIN);
-            let room = hangup || has(libc::EPOLLOUT);
-            each(event.u64, Report { input, room, ending, hangup });
+        let mut events = self.events.take();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Nothing but a fault of ours could make this fail; the next report will say the same.
+        let _never = epoll::wait(&self.epoll, spare_capacity(&mut events), Some(&now));
+        let full = events.len() == events.capacity();
+        for event in events.drain(..) {
+            // A copy: the kernel's structure is packed.
+            let flags = event.flags;
+            let hangup = flags.intersects(EventFlags::ERR | EventFlags::HUP);
+            let ending = hangup || flags.contains(EventFlags::RDHUP);
+            let input = ending || flags.contains(EventFlags::IN);
+            let room = hangup || flags.contains(EventFlags::OUT);
+            each(event.data.u64(), Report { input, room, ending, hangup });
         }
-        count == BATCH
+        self.events.replace(events);
+        full
     }
 }

@@ -3,6 +3,10 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
+use rustix::buffer::spare_capacity;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+
 /// A stream socket owned by one session. Waiting for it is the business of `Poller`.
 #[derive(Debug)]
 pub struct Socket {
@@ -20,11 +24,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock`, or what recv(2) says.
     pub fn receive(&self, buf: &mut [u8]) -> io::Result<usize> {
-        // SAFETY: `buf` is writable for its length and outlives the call.
-        let n = unsafe {
-            libc::recv(self.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), libc::MSG_DONTWAIT)
-        };
-        usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
+        Ok(recv(self, buf, RecvFlags::DONTWAIT)?.1)
     }
 
     /// Appends what is there to `buf`, up to its spare capacity; never waits. 0 is the peer's FIN.
@@ -32,15 +32,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock`, or what recv(2) says.
     pub fn receive_more(&self, buf: &mut Vec<u8>) -> io::Result<usize> {
-        let spare = buf.spare_capacity_mut();
-        // SAFETY: the spare capacity is writable for its length and outlives the call.
-        let n = unsafe {
-            libc::recv(self.as_raw_fd(), spare.as_mut_ptr().cast(), spare.len(), libc::MSG_DONTWAIT)
-        };
-        let n = usize::try_from(n).map_err(|_negative| io::Error::last_os_error())?;
-        // SAFETY: the kernel initialised `n` bytes of the spare capacity.
-        unsafe { buf.set_len(buf.len() + n) };
-        Ok(n)
+        Ok(recv(self, spare_capacity(buf), RecvFlags::DONTWAIT)?.1)
     }
 
     /// Sends what fits; never waits, never raises SIGPIPE.
@@ -48,16 +40,7 @@ impl Socket {
     /// # Errors
     /// `WouldBlock`, or what send(2) says.
     pub fn send(&self, bytes: &[u8]) -> io::Result<usize> {
-        // SAFETY: `bytes` is readable for its length and outlives the call.
-        let n = unsafe {
-            libc::send(
-                self.as_raw_fd(),
-                bytes.as_ptr().cast(),
-                bytes.len(),
-                libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL,
-            )
-        };
-        usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
+        Ok(send(self, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?)
     }
 }
 
@@ -79,22 +62,29 @@ impl AsFd for Socket {
 /// # Errors
 /// `WouldBlock`, or the connection's error.
 pub fn peek(socket: BorrowedFd<'_>) -> io::Result<usize> {
-    let mut byte = 0u8;
-    // SAFETY: `byte` is one writable byte that outlives the call.
-    let n = unsafe {
-        libc::recv(
-            socket.as_raw_fd(),
-            std::ptr::from_mut(&mut byte).cast(),
-            1,
-            libc::MSG_PEEK | libc::MSG_DONTWAIT,
-        )
-    };
-    usize::try_from(n).map_err(|_negative| io::Error::last_os_error())
+    Ok(recv(socket, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.1)
 }
 
-/// Whether a connect has been decided or a send would not block. Never waits.
-pub fn is_writable(socket: BorrowedFd<'_>) -> bool {
-    let mut poll = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-    // SAFETY: one pollfd is given and outlives the call; a timeout of 0 never blocks.
-    unsafe { libc::poll(&mut poll, 1, 0) > 0 }
+/// What is known of a connect without waiting for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Connecting {
+    /// Nothing yet.
+    Pending,
+    /// It has succeeded.
+    Connected,
+    /// It has failed; SO_ERROR says how.
+    Failed,
+}
+
+/// Looks whether a connect has been decided.
+pub fn connecting(socket: BorrowedFd<'_>) -> Connecting {
+    let mut polled = [PollFd::from_borrowed_fd(socket, PollFlags::OUT)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    match poll(&mut polled, Some(&now)) {
+        Ok(1..) if polled[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => {
+            Connecting::Failed
+        }
+        Ok(1..) => Connecting::Connected,
+        Ok(0) | Err(_) => Connecting::Pending,
+    }
 }
