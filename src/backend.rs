@@ -1,15 +1,17 @@
 //! Connecting to a backend: local address, socket options, deadline; and the warm connections.
 
+pub mod spare;
 pub mod warm;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
 
+use self::spare::Make;
 use crate::config::{Address, Config, Pool as Settings, SocketOptions};
 use crate::end::{End, Side};
 use crate::session::{Session, Signal, Stage};
@@ -33,7 +35,7 @@ pub async fn connect(
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
         session.connect_time.set(Duration::ZERO);
-        return Ok(Socket::new(socket));
+        return Ok(socket);
     }
     session.stage.set(Stage::Connect);
     let begun = Instant::now();
@@ -55,10 +57,14 @@ async fn connect_new(
     settings: &Settings,
     address: &Address,
 ) -> Result<Socket, End> {
-    let started = start(settings, address, || shard.next_source()).map_err(|e| classify(&e))?;
-    let socket = Socket::new(started.socket);
+    let Started { socket, pending, polled } = match start_spare(shard, settings, address) {
+        Some(started) => started,
+        None => start(settings, address, || shard.next_source()),
+    }
+    .map_err(|error| classify(&error))?;
+    session.signal(Side::Backend).set(Signal { polled, ..Signal::default() });
     // On one host the handshake is often over when connect(2) returns.
-    let connecting = match started.pending {
+    let connecting = match pending {
         true => sys::connecting(socket.as_fd()),
         false => Connecting::Connected,
     };
@@ -67,7 +73,6 @@ async fn connect_new(
     }
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
-    session.signal(Side::Backend).set(Signal::default());
     let room = Interest { input: false, room: true };
     let ready = shard.ready(session, &socket, Side::Backend, room);
     match session.interrupt.or(ready).await {
@@ -130,9 +135,29 @@ fn is_self_connected(socket: &SockRef<'_>, address: &Address) -> bool {
 #[derive(Debug)]
 pub struct Started {
     /// The socket, non-blocking.
-    pub socket: OwnedFd,
+    pub socket: Socket,
     /// Whether the outcome is still open.
     pub pending: bool,
+    /// Whether the shard's epoll set has it.
+    pub polled: bool,
+}
+
+/// Begins to connect with a socket that was used before, if there is one.
+fn start_spare(shard: &Shard, settings: &Settings, address: &Address) -> Option<io::Result<Started>> {
+    let Address::Tcp(target) = address else { return None };
+    let socket = shard.spares().take(Make::of(settings, address)?)?;
+    shard.cells().sockets_reused.add(1);
+    let started = begin_connect(&SockRef::from(&socket), &SockAddr::from(*target));
+    Some(started.map(|pending| Started { socket, pending, polled: true }))
+}
+
+/// Whether the outcome is open when connect(2) returns.
+fn begin_connect(socket: &SockRef<'_>, target: &SockAddr) -> io::Result<bool> {
+    match socket.connect(target) {
+        Ok(()) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Begins to connect without waiting. When no local port is free towards the backend, the pool's
@@ -184,12 +209,8 @@ fn start_from(
         sys::set_bind_address_no_port(socket.as_fd())?;
         socket.bind(&SockAddr::from(std::net::SocketAddr::new(ip, 0)))?;
     }
-    let pending = match socket.connect(target) {
-        Ok(()) => false,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
-        Err(error) => return Err(error),
-    };
-    Ok(Started { socket: socket.into(), pending })
+    let pending = begin_connect(&SockRef::from(&socket), target)?;
+    Ok(Started { socket: Socket::new(socket.into()), pending, polled: false })
 }
 
 /// A pool that cannot connect from one of its `source_addresses`.

@@ -198,6 +198,8 @@ pub struct ShardCells {
     pub warmed_up: Counter,
     /// Sessions whose relay went back to polling.
     pub cooled_down: Counter,
+    /// Sockets of ended sessions used for new ones.
+    pub sockets_reused: Counter,
     /// Flows found to be floods and spliced.
     pub relay_spliced: Counter,
     /// Times a flood was copied because all pipes were in use.

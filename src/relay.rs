@@ -203,16 +203,36 @@ impl Relay {
         self.flows.iter().any(|flow| flow.sending)
     }
 
-    /// A connection that broke on one side must not look finished on the other: closing with linger
-    /// 0 sends RST (socket(7)), and leaves no TIME_WAIT behind.
-    fn forward_reset(&self, end: End) {
-        let other = match end {
-            End::ClientReset | End::ClientTimeout | End::ClientError => Side::Backend,
-            End::BackendReset | End::BackendTimeout | End::BackendError => Side::Client,
-            _ => return,
+    /// Closes both connections. One that broke must not look finished on the other side: closing
+    /// with linger 0 sends RST (socket(7)), and leaves no TIME_WAIT behind.
+    ///
+    /// A backend's socket that is to be reset goes to `reuse` if it is as good as new: nothing is
+    /// armed on it, and its buffers have not grown with the flow. `reuse` gives back what it does
+    /// not take.
+    pub fn close(self, end: End, reuse: impl FnOnce(Socket) -> Result<(), Socket>) {
+        let Some(side) = reset_side(end) else { return };
+        let armed = self.flows.iter().any(|flow| flow.armed != Armed::No);
+        let fresh = !armed && !self.is_sending();
+        let [client, backend] = self.sockets;
+        let socket = match side {
+            Side::Backend if fresh => match reuse(backend) {
+                Ok(()) => return,
+                Err(backend) => backend,
+            },
+            Side::Backend => backend,
+            Side::Client | Side::Us => client,
         };
         // A socket that is already dead has nothing left to reset.
-        let _gone = SockRef::from(self.socket(other)).set_linger(Some(Duration::ZERO));
+        let _gone = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// Whose connection is reset at this end.
+fn reset_side(end: End) -> Option<Side> {
+    match end {
+        End::ClientReset | End::ClientTimeout | End::ClientError => Some(Side::Backend),
+        End::BackendReset | End::BackendTimeout | End::BackendError => Some(Side::Client),
+        _ => None,
     }
 }
 

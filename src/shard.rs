@@ -17,7 +17,6 @@ pub use self::watch::token;
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -30,6 +29,7 @@ use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
+use crate::backend::spare::Spares;
 use crate::backend::warm::{Round, WarmTable};
 use crate::config::{Config, Listener};
 use crate::end::End;
@@ -39,7 +39,7 @@ use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
 use crate::relay::{COOL_AFTER, Pipes, Relay};
 use crate::session::{Look, Session, Stage};
-use crate::sys::{Accepted, Exchange, Poller, Timer, WakeFd};
+use crate::sys::{Accepted, Exchange, Poller, Socket, Timer, WakeFd};
 use crate::table::{Backend, Pool, Table};
 
 /// What a shard is given at its start.
@@ -80,8 +80,9 @@ pub struct Shard {
     reserve: Reserve,
     poller: Poller,
     exchange: Exchange,
-    closing_relays: RefCell<Vec<Relay>>,
+    closing_relays: RefCell<Vec<(Relay, End)>>,
     pipes: Pipes,
+    spares: Spares,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
@@ -157,6 +158,7 @@ impl Shard {
             exchange: Exchange::new()?,
             closing_relays: RefCell::default(),
             pipes: Pipes::default(),
+            spares: Spares::default(),
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
@@ -326,7 +328,12 @@ impl Shard {
         if closed && !self.stopped_accepting.replace(true) {
             self.loads.stopped_accepting();
             self.warm.borrow_mut().close(self.index);
+            self.spares.clear();
         }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain_deadline.get().is_some()
     }
 
     /// Only the tick asks, so that the ring turns between the last session's end and the shard's.
@@ -379,6 +386,11 @@ impl Shard {
         &self.exchange
     }
 
+    /// Sockets to be used again.
+    pub fn spares(&self) -> &Spares {
+        &self.spares
+    }
+
     /// Pipes for floods.
     pub fn pipes(&self) -> &Pipes {
         &self.pipes
@@ -412,7 +424,7 @@ impl Shard {
     }
 
     /// A connection that was made before it was needed.
-    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<OwnedFd> {
+    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<Socket> {
         if pool.settings.warm == 0 {
             return None;
         }

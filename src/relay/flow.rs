@@ -423,9 +423,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Gives everything back; the sockets are closed when the relay is dropped.
-    pub fn close(&mut self, end: End) {
-        self.relay.forward_reset(end);
+    /// Gives everything back but the sockets.
+    pub fn close(&mut self) {
         self.give_back(Direction::ToBackend);
         self.give_back(Direction::ToClient);
     }

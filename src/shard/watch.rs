@@ -6,11 +6,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use super::Shard;
+use crate::backend::spare::Make;
 use crate::end::{End, Side};
 use crate::relay::Turn;
 use crate::session::{Direction, Session, Signal};
 use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
+/// A session that moved more than this has sockets whose buffers may have grown.
+const REUSE_BYTES_MAX: u64 = 64 * 1024;
 /// Batches taken in a row before the shard's other tasks get a turn.
 const BATCHES_MAX: usize = 16;
 
@@ -33,7 +36,7 @@ pub async fn run_exchange(shard: Rc<Shard>) {
         for _ in 0..BATCHES_MAX {
             let taken = shard.exchange.turn(&mut &*shard);
             // Sends that named their sockets are done.
-            shard.closing_relays.borrow_mut().clear();
+            shard.close_relays();
             match taken {
                 Ok(0) => break,
                 Ok(_) => {}
@@ -116,13 +119,35 @@ impl Shard {
     /// Ends a session that relays.
     pub fn end_relay(&self, session: &Session, end: End) {
         let Some(mut relay) = session.relay.take() else { return };
-        Turn { shard: self, session, relay: &mut relay }.close(end);
+        Turn { shard: self, session, relay: &mut relay }.close();
         if relay.is_sending() {
-            self.closing_relays.borrow_mut().push(relay);
+            self.closing_relays.borrow_mut().push((relay, end));
         } else {
-            drop(relay);
+            relay.close(end, |socket| self.reuse(session, socket));
         }
         self.end(session, end);
+    }
+
+    /// Closes what waited for its last sends.
+    fn close_relays(&self) {
+        for (relay, end) in self.closing_relays.borrow_mut().drain(..) {
+            relay.close(end, Err);
+        }
+    }
+
+    /// Keeps a backend's socket for a later session.
+    fn reuse(&self, session: &Session, socket: Socket) -> Result<(), Socket> {
+        let placed = session.placed.borrow();
+        let make = placed.as_ref().and_then(|placed| {
+            let settings = &placed.pool.settings;
+            let address = &placed.backend.as_ref()?.address;
+            let grown = session.bytes_in.get() + session.bytes_out.get() > REUSE_BYTES_MAX;
+            if grown || self.is_draining() { None } else { Make::of(settings, address) }
+        });
+        match make {
+            Some(make) => self.spares.reset(make, socket),
+            None => Err(socket),
+        }
     }
 
     /// Waits until a socket of a session that does not relay yet is reported.

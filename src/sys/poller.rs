@@ -70,7 +70,11 @@ impl Poller {
     /// # Errors
     /// What epoll_ctl(2) says: no memory, or the user's limit of watches.
     pub fn add(&self, socket: &Socket, interest: Interest, token: u64) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, socket, EventData::new_u64(token), interest.flags())?)
+        match epoll::add(&self.epoll, socket, EventData::new_u64(token), interest.flags()) {
+            // A socket that is used again.
+            Err(rustix::io::Errno::EXIST) => self.change(socket, interest, token),
+            result => Ok(result?),
+        }
     }
 
     /// Changes what is reported of a socket; what holds already is reported again.
