@@ -74,7 +74,7 @@ async fn connect_new(
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
     let room = Interest { input: false, room: true };
-    let ready = shard.ready(session, &socket, Side::Backend, room);
+    let ready = shard.ready(session, (Side::Backend, &socket), room);
     match session.interrupt.or(ready).await {
         // SO_ERROR says whether it was for good.
         Ok(Ok(())) => decided(socket, address, Connecting::Failed),
@@ -100,11 +100,7 @@ fn decided(socket: Socket, address: &Address, connecting: Connecting) -> Result<
 ///
 /// # Errors
 /// Why there is no connection to the backend.
-fn outcome(
-    socket: &SockRef<'_>,
-    address: &Address,
-    connecting: Connecting,
-) -> Result<(), End> {
+fn outcome(socket: &SockRef<'_>, address: &Address, connecting: Connecting) -> Result<(), End> {
     let error = match connecting {
         Connecting::Connected => Ok(None),
         Connecting::Pending | Connecting::Failed => socket.take_error(),
@@ -143,7 +139,11 @@ pub struct Started {
 }
 
 /// Begins to connect with a socket that was used before, if there is one.
-fn start_spare(shard: &Shard, settings: &Settings, address: &Address) -> Option<io::Result<Started>> {
+fn start_spare(
+    shard: &Shard,
+    settings: &Settings,
+    address: &Address,
+) -> Option<io::Result<Started>> {
     let Address::Tcp(target) = address else { return None };
     let socket = shard.spares().take(Make::of(settings, address)?)?;
     shard.cells().sockets_reused.add(1);

@@ -2,17 +2,17 @@
 #![allow(unsafe_code)]
 
 mod accept;
+mod exchange;
 mod limits;
 mod pipe;
 mod poller;
-mod exchange;
 mod socket;
 mod wake;
 
 pub use accept::{Accepted, accept, set_bind_address_no_port};
+pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
 pub use limits::raise_descriptors;
 pub use pipe::Pipe;
 pub use poller::{Interest, Poller, Report};
-pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
 pub use socket::{Connecting, Socket, connecting, peek};
 pub use wake::{Timer, WakeFd, eventfd};

@@ -148,7 +148,12 @@ impl Turn<'_> {
     }
 
     /// What came of a send of the exchange.
-    pub fn sent(&mut self, direction: Direction, bytes: &[u8], sent: io::Result<usize>) -> Option<End> {
+    pub fn sent(
+        &mut self,
+        direction: Direction,
+        bytes: &[u8],
+        sent: io::Result<usize>,
+    ) -> Option<End> {
         self.relay.flow(direction).sending = false;
         if self.relay.ends.of(direction).is_some() {
             return None;
@@ -350,8 +355,7 @@ impl Turn<'_> {
     fn poll(&mut self, side: Side) {
         let (from, to) = (Direction::of_source(side), Direction::of_source(side).back());
         let polled = self.relay.polled[index(side)];
-        let room =
-            self.relay.flow(to).rest.is_some() || polled == Polled::Since { room: true };
+        let room = self.relay.flow(to).rest.is_some() || polled == Polled::Since { room: true };
         let input = self.relay.flow(from).path != Path::Armed;
         let interest = Interest { input, room };
         let (socket, token) = (self.relay.socket(side), token(self.session, side));
@@ -394,8 +398,7 @@ impl Turn<'_> {
         let side = direction.source();
         self.relay.flow(direction).path = Path::Armed;
         self.poll(side);
-        let armed =
-            self.shard.exchange().arm(self.relay.socket(side), token(self.session, side));
+        let armed = self.shard.exchange().arm(self.relay.socket(side), token(self.session, side));
         match armed {
             Ok(()) => {
                 self.relay.flow(direction).armed = Armed::Yes;

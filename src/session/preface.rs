@@ -8,12 +8,11 @@ use std::time::Instant;
 
 use super::{Session, store_key};
 use crate::config::{FrameListener, ProxyIn, ProxyOthers};
-use crate::end::End;
+use crate::end::{End, Side};
 use crate::frame::Preface;
 use crate::proxy::{self, Header};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
-use crate::end::Side;
 use crate::sys::{Interest, Socket};
 
 /// Room for the first receive, bytes: a login frame and more, in one allocation.
@@ -171,7 +170,7 @@ impl<'a> Reader<'a> {
                 self.received = Vec::new();
             }
             let input = Interest { input: true, room: false };
-            let ready = self.shard.ready(self.session, self.client, Side::Client, input);
+            let ready = self.shard.ready(self.session, (Side::Client, self.client), input);
             match self.session.interrupt.or(ready).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(failure(&error)),

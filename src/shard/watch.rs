@@ -159,8 +159,7 @@ impl Shard {
     pub fn ready(
         &self,
         session: &Session,
-        socket: &Socket,
-        side: Side,
+        (side, socket): (Side, &Socket),
         interest: Interest,
     ) -> impl Future<Output = io::Result<()>> {
         let signal = session.signal(side);

@@ -8,8 +8,8 @@
 
 use std::alloc::{self, Layout};
 use std::cell::{Cell, RefCell};
-use std::io;
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -74,6 +74,8 @@ pub trait Listen {
 pub struct Exchange {
     ring: RefCell<IoUring>,
     wake: WakeFd,
+    /// Is always readable: a way to let others have a turn.
+    always: WakeFd,
     buffers: Buffers,
     completed: RefCell<VecDeque<cqueue::Entry>>,
     sending: RefCell<Vec<Sending>>,
@@ -112,9 +114,12 @@ impl Exchange {
         // SAFETY: the ring is open while it is borrowed here; the clone is a descriptor of its own.
         let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.try_clone_to_owned()?;
         let wake = WakeFd::new(fd)?;
+        let always = super::eventfd()?;
+        rustix::io::write(&always, &1u64.to_ne_bytes())?;
         Ok(Exchange {
             ring: RefCell::new(ring),
             wake,
+            always: WakeFd::new(always)?,
             buffers,
             completed: RefCell::default(),
             sending: RefCell::default(),
@@ -163,12 +168,18 @@ impl Exchange {
         self.ring.borrow().submit().map(|_count| ())
     }
 
-    /// Waits until there is something to take.
+    /// Waits until there is something to take. When there already is, other tasks get a turn of
+    /// monoio's ring first.
     ///
     /// # Errors
     /// What the ring says.
     pub async fn ready(&self) -> io::Result<()> {
-        self.wake.readable().await
+        // Taken off the ring already: nothing would report it again.
+        if self.completed.borrow().is_empty() {
+            self.wake.readable().await
+        } else {
+            self.always.readable().await
+        }
     }
 
     /// Tells what has completed, and sends what is to be sent. Returns how much there was.
@@ -218,11 +229,12 @@ impl Exchange {
     /// completed.
     fn queue(&self, socket: RawFd, sending: Sending) -> io::Result<()> {
         let mut all = self.sending.borrow_mut();
-        let send = opcode::Send::new(Fd(socket), self.buffers.at(sending.buffer), sending.len.into())
-            .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(SENT | all.len() as u64);
+        let send =
+            opcode::Send::new(Fd(socket), self.buffers.at(sending.buffer), sending.len.into())
+                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+                .build()
+                .flags(squeue::Flags::SKIP_SUCCESS)
+                .user_data(SENT | all.len() as u64);
         all.push(sending);
         // SAFETY: the buffer is given back only after the send is done.
         unsafe { self.push(&send) }

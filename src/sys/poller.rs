@@ -10,8 +10,8 @@ use std::cell::RefCell;
 use std::io;
 
 use rustix::buffer::spare_capacity;
-use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
 
 use super::{Socket, WakeFd};
 
