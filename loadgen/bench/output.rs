@@ -173,7 +173,7 @@ impl Metric {
 /// A number with as many digits as are worth reading, thousands separated.
 fn number(value: f64) -> String {
     let decimals = match value.abs() {
-        x if x >= 100.0 => 0,
+        x if x >= 100.0 || x == 0.0 => 0,
         x if x >= 10.0 => 1,
         _ => 2,
     };
@@ -251,7 +251,7 @@ mod tests {
     #[test]
     fn numbers_are_readable() {
         let cases = [
-            (0.0, "0.00"),
+            (0.0, "0"),
             (0.756, "0.76"),
             (12.34, "12.3"),
             (999.4, "999"),

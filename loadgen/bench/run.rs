@@ -44,6 +44,9 @@ pub struct RunArgs {
     /// The corelane to measure; the one beside this program without it.
     #[arg(long, value_name = "FILE")]
     pub corelane: Option<PathBuf>,
+    /// Leave the machine's settings as they are: congestion control is reported, not set.
+    #[arg(long)]
+    pub keep_settings: bool,
     /// Silent devices where memory and growth are measured.
     #[arg(long, value_name = "N", default_value_t = DEVICES_IDLE)]
     pub devices: u32,
@@ -92,7 +95,7 @@ pub fn run(args: &RunArgs) -> anyhow::Result<u8> {
     let programs = Programs::find(&corelane)?;
     interrupt::watch()?;
     let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let congestion_control = CongestionControl::set();
+    let congestion_control = CongestionControl::set(args.keep_settings);
     let machine = Machine::look(&congestion_control.before)?;
     let pace = args.pace(machine.descriptors_max)?;
     let folder = output_folder(args.output.as_deref(), started.as_secs())?;

@@ -295,14 +295,20 @@ fn table(rows: &[Vec<String>]) -> String {
         text += "|\n";
         if number == 0 {
             for (column, width) in widths.iter().enumerate() {
-                // Numbers to the right, names to the left.
-                let end = if column == 0 { "-" } else { ":" };
+                let end = if is_numeric(&rows[1..], column) { ":" } else { "-" };
                 let _ = write!(text, "|{}{end}", "-".repeat(width + 1));
             }
             text += "|\n";
         }
     }
     text
+}
+
+/// Numbers go to the right, words to the left.
+fn is_numeric(rows: &[Vec<String>], column: usize) -> bool {
+    let mut cells = rows.iter().filter_map(|row| row.get(column)).filter(|cell| !cell.is_empty());
+    column > 0
+        && cells.all(|cell| cell.starts_with(|c: char| c.is_ascii_digit() || "-–".contains(c)))
 }
 
 #[cfg(test)]

@@ -103,10 +103,10 @@ const WANTED: &str = "cubic";
 
 impl CongestionControl {
     /// Sets it where we may, and says so where we may not.
-    pub fn set() -> CongestionControl {
+    pub fn set(is_kept: bool) -> CongestionControl {
         let before = sysctl(CONGESTION_CONTROL);
         let mut is_changed = false;
-        if before != WANTED {
+        if before != WANTED && !is_kept {
             match std::fs::write(sysctl_path(CONGESTION_CONTROL), WANTED) {
                 Ok(()) => is_changed = true,
                 Err(error) => eprintln!(

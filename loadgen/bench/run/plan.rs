@@ -246,6 +246,17 @@ impl Pace {
         arguments
     }
 
+    /// Connections that a forwarder has to have room for, with some that are not closed yet.
+    pub fn connections(&self, scenario: Scenario, tweak: Tweak) -> u32 {
+        let silent = match (scenario, tweak) {
+            (Scenario::Idle, _) => self.idle(DEVICES_IDLE),
+            (_, Tweak::Idle(count)) => self.idle(count),
+            _ => 0,
+        };
+        let busy = if scenario == Scenario::MessagesOpen { OPEN_DEVICES } else { 64 };
+        silent + busy + 300
+    }
+
     /// So many silent devices as wanted and possible.
     pub fn idle(&self, wanted: u32) -> u32 {
         wanted.min(self.devices_idle_max)
@@ -301,5 +312,6 @@ mod tests {
         assert_eq!(many, "messages --connections 64 --idle 500 --warmup 0.5s --duration 2s");
         let idle = pace.load_arguments(Scenario::Idle, Tweak::None).join(" ");
         assert_eq!(idle, "idle --count 500");
+        assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
     }
 }

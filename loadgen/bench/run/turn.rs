@@ -13,7 +13,7 @@ use super::cgroup::{MemoryGroup, resident_bytes};
 use super::child::{Running, Start, family, settle};
 use super::machine::{Ports, is_listening, time_wait_sockets};
 use super::measurement::{LoadLine, Measurement, Metric};
-use super::plan::{Arm, OPEN_DEVICES, Pace, Scenario, Tweak};
+use super::plan::{Arm, Pace, Scenario, Tweak};
 use super::rounds::Campaign;
 use crate::peers::{Forwarder, Setup};
 
@@ -93,7 +93,7 @@ impl Turn {
             admin: local(ports.take()?),
             backends,
             cores: forwarder_cores,
-            connections_max: campaign.pace.devices_idle_max.max(OPEN_DEVICES) + 200,
+            connections_max: campaign.pace.connections(place.scenario, place.arm.tweak),
             tweak: place.arm.tweak,
         };
         let forwarder = campaign.programs.forwarder(place.arm.peer, &setup);
