@@ -42,8 +42,28 @@ fn run(only: &str, seconds: &str, output: &Path) -> Command {
     command.args(["run", "--quick", "--keep-settings", "--rounds", "1", "--seconds", seconds]);
     command.args(["--devices", "20", "--without", "haproxy,nginx", "--only", only]);
     command.arg("--corelane").arg(corelane()).arg("--output").arg(output);
+    // A run that is killed leaves its scratch files: in a folder that the test removes.
+    let scratch = output.with_extension("scratch");
+    std::fs::create_dir_all(&scratch).unwrap();
+    command.env("TMPDIR", scratch);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+fn remove(folder: &Path) {
+    std::fs::remove_dir_all(folder).unwrap();
+    std::fs::remove_dir_all(folder.with_extension("scratch")).unwrap();
+}
+
+/// A run that is killed when the test fails.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may be over already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 fn wait(child: &mut Child) -> Option<i32> {
@@ -92,7 +112,7 @@ fn a_tiny_run_writes_its_files() {
     assert_eq!(document["absent"]["messages-same-core haproxy"], "left out");
     assert!(read("results.md").contains("### messages-same-core"));
     assert!(read("results.html").contains("<svg"));
-    std::fs::remove_dir_all(&folder).unwrap();
+    remove(&folder);
 }
 
 /// Processes whose parent is this one, and theirs.
@@ -118,12 +138,12 @@ fn is_alive(id: u32) -> bool {
 }
 
 /// Starts a long run and waits until forwarder and load are there.
-fn long_run(folder: &Path) -> (Child, Vec<u32>) {
+fn long_run(folder: &Path) -> (Running, Vec<u32>) {
     let mut run = run("messages-same-core", "300", folder);
-    let mut child = run.args(["--without", "direct"]).spawn().unwrap();
+    let mut child = Running(run.args(["--without", "direct"]).spawn().unwrap());
     let give_up = Instant::now() + DEADLINE;
     loop {
-        let children = descendants(child.id());
+        let children = descendants(child.0.id());
         let names = children
             .iter()
             .map(|id| std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default());
@@ -132,7 +152,7 @@ fn long_run(folder: &Path) -> (Child, Vec<u32>) {
         {
             return (child, children);
         }
-        assert!(child.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(child.0.try_wait().unwrap().is_none(), "it ended by itself");
         assert!(Instant::now() < give_up, "no forwarder and load: {names:?}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
@@ -155,20 +175,20 @@ fn signal(child: &Child, name: &str) {
 fn an_interrupted_run_ends_its_children() {
     let folder = folder("interrupted");
     let (mut child, children) = long_run(&folder);
-    signal(&child, "INT");
-    assert_eq!(wait(&mut child), Some(2));
+    signal(&child.0, "INT");
+    assert_eq!(wait(&mut child.0), Some(2));
     assert_all_end(&children);
-    std::fs::remove_dir_all(&folder).unwrap();
+    remove(&folder);
 }
 
 #[test]
 fn a_killed_run_leaves_no_children() {
     let folder = folder("killed");
     let (mut child, children) = long_run(&folder);
-    signal(&child, "KILL");
-    assert_eq!(wait(&mut child), None);
+    signal(&child.0, "KILL");
+    assert_eq!(wait(&mut child.0), None);
     assert_all_end(&children);
-    std::fs::remove_dir_all(&folder).unwrap();
+    remove(&folder);
 }
 
 #[test]
@@ -179,4 +199,5 @@ fn unknown_scenarios_are_refused_with_the_known_ones() {
     assert_eq!(output.status.code(), Some(2));
     assert!(stderr.contains("nonsense: valid are messages-other-core,"), "{stderr}");
     assert!(!folder.exists());
+    std::fs::remove_dir_all(folder.with_extension("scratch")).unwrap();
 }
