@@ -1,21 +1,23 @@
 //! Connecting to a backend: local address, socket options, deadline; and the warm connections.
 
+pub mod spare;
 pub mod warm;
 
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockRef, Socket as Plain, TcpKeepalive, Type};
 
+use self::spare::Make;
 use crate::config::{Address, Config, Pool as Settings, SocketOptions};
-use crate::end::End;
-use crate::session::{Session, Stage};
+use crate::end::{End, Side};
+use crate::session::{Session, Signal, Stage};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
-use crate::sys::{self, Socket};
+use crate::sys::{self, Connecting, Interest, Socket};
 use crate::table::{Backend, Pool};
 
 /// Gives the session a connection to a backend: a warm one if there is one, else a new one within
@@ -32,8 +34,8 @@ pub async fn connect(
     let cells = backend.shared.cells.of(shard.index);
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
-        session.connect_time.set(Some(Duration::ZERO));
-        return Socket::new(socket).map_err(|error| classify(&error));
+        session.connect_time.set(Duration::ZERO);
+        return Ok(socket);
     }
     session.stage.set(Stage::Connect);
     let begun = Instant::now();
@@ -42,7 +44,7 @@ pub async fn connect(
         Ok(_) => {
             let elapsed = begun.elapsed();
             cells.connect.record(elapsed);
-            session.connect_time.set(Some(elapsed));
+            session.connect_time.set(elapsed);
         }
         Err(end) => cells.connect_failures[*end as usize].add(1),
     }
@@ -55,40 +57,59 @@ async fn connect_new(
     settings: &Settings,
     address: &Address,
 ) -> Result<Socket, End> {
-    let started = start(settings, address, || shard.next_source()).map_err(|e| classify(&e))?;
-    let socket = Socket::new(started.socket).map_err(|error| classify(&error))?;
+    let Started { socket, pending, polled } = match start_spare(shard, settings, address) {
+        Some(started) => started,
+        None => start(settings, address, || shard.next_source()),
+    }
+    .map_err(|error| classify(&error))?;
+    session.signal(Side::Backend).set(Signal { polled, ..Signal::default() });
     // On one host the handshake is often over when connect(2) returns.
-    if !started.pending || sys::is_writable(socket.as_fd()) {
-        return decided(socket, address);
+    let connecting = match pending {
+        true => sys::connecting(socket.as_fd()),
+        false => Connecting::Connected,
+    };
+    if connecting != Connecting::Pending {
+        return decided(socket, address, connecting);
     }
     let deadline = shard.now().saturating_add(ticks(settings.connect_timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
-    match session.interrupt.or(socket.writable()).await {
-        Ok(Ok(())) => decided(socket, address),
+    let room = Interest { input: false, room: true };
+    let ready = shard.ready(session, &socket, Side::Backend, room);
+    match session.interrupt.or(ready).await {
+        // SO_ERROR says whether it was for good.
+        Ok(Ok(())) => decided(socket, address, Connecting::Failed),
         Ok(Err(error)) => Err(classify(&error)),
         Err(End::ConnectTimeout) => {
             // This deadline was for one attempt; the session may have another.
             session.interrupt.take();
-            if sys::is_writable(socket.as_fd()) {
+            match sys::connecting(socket.as_fd()) {
+                Connecting::Pending => Err(End::ConnectTimeout),
                 // Decided in time; this machine was late to look.
-                return decided(socket, address);
+                connecting => decided(socket, address, connecting),
             }
-            Err(End::ConnectTimeout)
         }
         Err(end) => Err(end),
     }
 }
 
-fn decided(socket: Socket, address: &Address) -> Result<Socket, End> {
-    outcome(&SockRef::from(&socket), address).map(|()| socket)
+fn decided(socket: Socket, address: &Address, connecting: Connecting) -> Result<Socket, End> {
+    outcome(&SockRef::from(&socket), address, connecting).map(|()| socket)
 }
 
 /// What came of an attempt to connect to `address` that is over.
 ///
 /// # Errors
 /// Why there is no connection to the backend.
-fn outcome(socket: &SockRef<'_>, address: &Address) -> Result<(), End> {
-    match socket.take_error() {
+fn outcome(
+    socket: &SockRef<'_>,
+    address: &Address,
+    connecting: Connecting,
+) -> Result<(), End> {
+    let error = match connecting {
+        Connecting::Connected => Ok(None),
+        Connecting::Pending | Connecting::Failed => socket.take_error(),
+    };
+    match error {
         Ok(None) if is_self_connected(socket, address) => {
             // Closed with a reset: in TIME_WAIT it would keep the backend from its own port.
             let _closed_slowly = socket.set_linger(Some(Duration::ZERO));
@@ -114,9 +135,29 @@ fn is_self_connected(socket: &SockRef<'_>, address: &Address) -> bool {
 #[derive(Debug)]
 pub struct Started {
     /// The socket, non-blocking.
-    pub socket: OwnedFd,
+    pub socket: Socket,
     /// Whether the outcome is still open.
     pub pending: bool,
+    /// Whether the shard's epoll set has it.
+    pub polled: bool,
+}
+
+/// Begins to connect with a socket that was used before, if there is one.
+fn start_spare(shard: &Shard, settings: &Settings, address: &Address) -> Option<io::Result<Started>> {
+    let Address::Tcp(target) = address else { return None };
+    let socket = shard.spares().take(Make::of(settings, address)?)?;
+    shard.cells().sockets_reused.add(1);
+    let started = begin_connect(&SockRef::from(&socket), &SockAddr::from(*target));
+    Some(started.map(|pending| Started { socket, pending, polled: true }))
+}
+
+/// Whether the outcome is open when connect(2) returns.
+fn begin_connect(socket: &SockRef<'_>, target: &SockAddr) -> io::Result<bool> {
+    match socket.connect(target) {
+        Ok(()) => Ok(false),
+        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 /// Begins to connect without waiting. When no local port is free towards the backend, the pool's
@@ -168,12 +209,8 @@ fn start_from(
         sys::set_bind_address_no_port(socket.as_fd())?;
         socket.bind(&SockAddr::from(std::net::SocketAddr::new(ip, 0)))?;
     }
-    let pending = match socket.connect(target) {
-        Ok(()) => false,
-        Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => true,
-        Err(error) => return Err(error),
-    };
-    Ok(Started { socket: socket.into(), pending })
+    let pending = begin_connect(&SockRef::from(&socket), target)?;
+    Ok(Started { socket: Socket::new(socket.into()), pending, polled: false })
 }
 
 /// A pool that cannot connect from one of its `source_addresses`.
@@ -270,7 +307,8 @@ mod tests {
     fn a_connection_to_itself_is_a_backend_that_is_not_there() {
         for ip in ["127.0.0.1", "[::1]"] {
             let (socket, own) = self_connected(ip);
-            let outcome = outcome(&SockRef::from(&socket), &Address::Tcp(own));
+            let own_address = Address::Tcp(own);
+            let outcome = outcome(&SockRef::from(&socket), &own_address, Connecting::Connected);
             assert_eq!(outcome, Err(End::ConnectRefused), "{ip}");
             drop(socket);
             // Nothing of it stays in the backend's way.
@@ -286,7 +324,9 @@ mod tests {
             let target = listener.local_addr().unwrap();
             let stream = Plain::new(Domain::for_address(target), Type::STREAM, None).unwrap();
             stream.connect(&target.into()).unwrap();
-            assert_eq!(outcome(&SockRef::from(&stream), &Address::Tcp(target)), Ok(()), "{ip}");
+            let target = Address::Tcp(target);
+            let connected = Connecting::Connected;
+            assert_eq!(outcome(&SockRef::from(&stream), &target, connected), Ok(()), "{ip}");
         }
         // The same port on another address of this machine is somebody else.
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -295,6 +335,7 @@ mod tests {
         let source = SocketAddr::new([127, 0, 0, 2].into(), target.port());
         socket.bind(&source.into()).unwrap();
         socket.connect(&target.into()).unwrap();
-        assert_eq!(outcome(&SockRef::from(&socket), &Address::Tcp(target)), Ok(()));
+        let target = Address::Tcp(target);
+        assert_eq!(outcome(&SockRef::from(&socket), &target, Connecting::Connected), Ok(()));
     }
 }

@@ -198,6 +198,14 @@ pub struct ShardCells {
     pub warmed_up: Counter,
     /// Sessions whose relay went back to polling.
     pub cooled_down: Counter,
+    /// Sockets of ended sessions used for new ones.
+    pub sockets_reused: Counter,
+    /// Flows found to be floods and spliced.
+    pub relay_spliced: Counter,
+    /// Times a flood was copied because all pipes were in use.
+    pub relay_pipes_exhausted: Counter,
+    /// Times an armed receive found all buffers in use.
+    pub relay_buffers_exhausted: Counter,
     /// Invariants found broken in release builds ("cannot happen").
     pub bugs: Counter,
 }

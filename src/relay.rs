@@ -1,36 +1,83 @@
 //! Bytes both ways until both sides are done: back-pressure, half-close, resets.
 //!
-//! Each direction is one pump (`relay/pump.rs`), both in the session's task. A pump reads nothing
-//! while it still holds bytes its sink would not take, so a session buffers at most one read per
-//! direction. A FIN is forwarded after all data before it; a reset is forwarded as a reset.
+//! No task and no future: a session that relays is its record in the shard's slab, and this module
+//! is called with what happened to its sockets. Each direction is a [`Flow`] that is moved in one of
+//! three ways, chosen by what it looks like (`relay/shape.rs`): polled and armed in `relay/flow.rs`,
+//! spliced in `relay/bulk.rs`. A flow reads nothing while it holds bytes its sink would not take. A
+//! FIN is forwarded after all data before it; a reset is forwarded as a reset.
 
-mod buffer;
-mod pump;
+mod bulk;
+mod flow;
+mod shape;
 
-use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::time::Duration;
 
+use socket2::SockRef;
+
+pub use self::bulk::Pipes;
+pub use self::flow::Turn;
+pub use self::shape::COOL_AFTER;
+use self::shape::{Path, Shape};
 use crate::end::{End, Side};
-use crate::session::{Direction, Session};
-use crate::shard::Shard;
-use crate::sys::Socket;
+use crate::session::Direction;
+use crate::sys::{Pipe, Socket};
 use crate::table::Backend;
 
-/// Two connected sockets and whose they are.
-pub struct Relay<'a> {
-    /// The shard that runs the session.
-    pub shard: &'a Shard,
-    /// The session.
-    pub session: &'a Session,
-    /// The client's socket.
-    pub client: &'a Socket,
-    /// The backend's socket.
-    pub backend: &'a Socket,
+/// Two connected sockets, and what is on its way between them.
+pub struct Relay {
+    /// The client's and the backend's socket.
+    sockets: [Socket; 2],
+    /// Whose reports the epoll set gives, and which.
+    polled: [Polled; 2],
+    flows: [Flow; 2],
+    ends: Ends,
     /// The backend's identity, for counters.
-    pub identity: Arc<Backend>,
+    identity: Arc<Backend>,
+}
+
+/// What the epoll set was asked about a socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Polled {
+    /// It does not have the socket yet.
+    #[default]
+    Not,
+    /// It has it, with the interest of an earlier stage.
+    Before,
+    /// It has it; asked to tell of room too, which it does from then on.
+    Since {
+        /// Whether it was.
+        room: bool,
+    },
+}
+
+/// One direction.
+struct Flow {
+    path: Path,
+    /// A receive is armed; it may have been taken back, which takes effect when it says so.
+    armed: Armed,
+    shape: Shape,
+    send_failed: Option<Failure>,
+    /// A send is queued in the exchange.
+    sending: bool,
+    /// What the sink has not taken yet.
+    rest: Option<Box<Rest>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Armed {
+    No,
+    Yes,
+    TakenBack,
+}
+
+/// Bytes on their way.
+enum Rest {
+    /// In memory, from this index on.
+    Bytes(Vec<u8>, usize),
+    /// In the kernel.
+    Pipe(Pipe),
 }
 
 /// How a connection failed under a relay.
@@ -68,9 +115,9 @@ impl Failure {
     }
 }
 
-/// How a pump ended.
+/// How a flow ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PumpEnd {
+enum FlowEnd {
     /// The source sent FIN; all data and the FIN went to the sink.
     Fin,
     /// The source failed, after all data before that was handed to the sink.
@@ -82,20 +129,27 @@ enum PumpEnd {
 /// What is known of both directions.
 #[derive(Debug, Default, Clone, Copy)]
 struct Ends {
-    to_backend: Option<PumpEnd>,
-    to_client: Option<PumpEnd>,
+    to_backend: Option<FlowEnd>,
+    to_client: Option<FlowEnd>,
     fin_first: Option<End>,
 }
 
 impl Ends {
-    fn set(&mut self, direction: Direction, end: PumpEnd) {
+    fn set(&mut self, direction: Direction, end: FlowEnd) {
         let (slot, fin) = match direction {
             Direction::ToBackend => (&mut self.to_backend, End::ClientFin),
             Direction::ToClient => (&mut self.to_client, End::BackendFin),
         };
         *slot = Some(end);
-        if end == PumpEnd::Fin && self.fin_first.is_none() {
+        if end == FlowEnd::Fin && self.fin_first.is_none() {
             self.fin_first = Some(fin);
+        }
+    }
+
+    fn of(&self, direction: Direction) -> Option<FlowEnd> {
+        match direction {
+            Direction::ToBackend => self.to_backend,
+            Direction::ToClient => self.to_client,
         }
     }
 
@@ -105,7 +159,7 @@ impl Ends {
     /// not yet: the other direction may still hold data that arrived before the failure, and will
     /// see it soon, since its source is the failed side.
     fn verdict(&self) -> Option<End> {
-        use PumpEnd::{Fin, SinkFailed, SourceFailed};
+        use FlowEnd::{Fin, SinkFailed, SourceFailed};
         match (self.to_backend, self.to_client) {
             (Some(SourceFailed(failure)), _) => Some(failure.end(Side::Client)),
             (_, Some(SourceFailed(failure))) => Some(failure.end(Side::Backend)),
@@ -117,73 +171,106 @@ impl Ends {
     }
 }
 
-impl Relay<'_> {
-    fn source(&self, direction: Direction) -> &Socket {
-        match direction {
-            Direction::ToBackend => self.client,
-            Direction::ToClient => self.backend,
-        }
+impl Relay {
+    /// Two sockets that are connected. `polled` says what the epoll set knows of them.
+    pub fn new(sockets: [Socket; 2], polled: [Polled; 2], identity: Arc<Backend>) -> Relay {
+        let flow = || Flow {
+            path: Path::Polled,
+            armed: Armed::No,
+            shape: Shape::new(),
+            send_failed: None,
+            sending: false,
+            rest: None,
+        };
+        Relay { sockets, polled, flows: [flow(), flow()], ends: Ends::default(), identity }
     }
 
-    fn sink(&self, direction: Direction) -> &Socket {
-        match direction {
-            Direction::ToBackend => self.backend,
-            Direction::ToClient => self.client,
-        }
+    fn socket(&self, side: Side) -> &Socket {
+        &self.sockets[index(side)]
     }
 
-    /// Relays until the session is over. `unsent` is what the backend must get first.
-    pub async fn run(&self, unsent: Vec<u8>) -> End {
-        let mut to_backend = pin!(pump::run(self, Direction::ToBackend, unsent));
-        let mut to_client = pin!(pump::run(self, Direction::ToClient, Vec::new()));
-        let mut ends = Ends::default();
-        poll_fn(|context| {
-            if let Some(end) = self.session.interrupt.poll(context) {
-                return Poll::Ready(end);
-            }
-            if ends.to_backend.is_none()
-                && let Poll::Ready(end) = to_backend.as_mut().poll(context)
-            {
-                self.direction_over(&mut ends, Direction::ToBackend, end);
-            }
-            if ends.to_client.is_none()
-                && let Poll::Ready(end) = to_client.as_mut().poll(context)
-            {
-                self.direction_over(&mut ends, Direction::ToClient, end);
-            }
-            ends.verdict().map_or(Poll::Pending, Poll::Ready)
-        })
-        .await
+    fn flow(&mut self, direction: Direction) -> &mut Flow {
+        &mut self.flows[direction as usize]
     }
 
-    fn direction_over(&self, ends: &mut Ends, direction: Direction, end: PumpEnd) {
-        ends.set(direction, end);
-        // The source is at its FIN and will not be polled again: a later reset must still be seen.
-        if end == PumpEnd::Fin && ends.verdict().is_none() {
-            let side = source_side(direction);
-            self.shard.watch_hangup(self.session, self.source(direction), side);
-        }
+    /// Whether a direction has a receive armed or a pipe, which it gives back when it goes quiet.
+    pub fn is_busy(&self) -> bool {
+        self.flows.iter().any(|flow| flow.path != Path::Polled)
     }
 
-    /// Whether a send to the source of `direction` failed: then its end of data is not a FIN.
-    fn source_failed(&self, direction: Direction) -> Option<Failure> {
-        self.session.send_failed[direction as usize ^ 1].get()
+    /// Whether the kernel has yet to see a send that names one of the sockets.
+    pub fn is_sending(&self) -> bool {
+        self.flows.iter().any(|flow| flow.sending)
     }
-}
 
-/// Whose socket a direction reads.
-fn source_side(direction: Direction) -> Side {
-    match direction {
-        Direction::ToBackend => Side::Client,
-        Direction::ToClient => Side::Backend,
+    /// Closes both connections. One that broke must not look finished on the other side: closing
+    /// with linger 0 sends RST (socket(7)), and leaves no TIME_WAIT behind.
+    ///
+    /// A backend's socket that is to be reset goes to `reuse` if it is as good as new: nothing is
+    /// armed on it, and its buffers have not grown with the flow. `reuse` gives back what it does
+    /// not take.
+    pub fn close(self, end: End, reuse: impl FnOnce(Socket) -> Result<(), Socket>) {
+        let Some(side) = reset_side(end) else { return };
+        let armed = self.flows.iter().any(|flow| flow.armed != Armed::No);
+        let fresh = !armed && !self.is_sending();
+        let [client, backend] = self.sockets;
+        let socket = match side {
+            Side::Backend if fresh => match reuse(backend) {
+                Ok(()) => return,
+                Err(backend) => backend,
+            },
+            Side::Backend => backend,
+            Side::Client | Side::Us => client,
+        };
+        // A socket that is already dead has nothing left to reset.
+        let _gone = SockRef::from(&socket).set_linger(Some(Duration::ZERO));
     }
 }
 
-/// Whose socket a direction writes.
-fn sink_side(direction: Direction) -> Side {
-    match direction {
-        Direction::ToBackend => Side::Backend,
-        Direction::ToClient => Side::Client,
+/// Whose connection is reset at this end.
+fn reset_side(end: End) -> Option<Side> {
+    match end {
+        End::ClientReset | End::ClientTimeout | End::ClientError => Some(Side::Backend),
+        End::BackendReset | End::BackendTimeout | End::BackendError => Some(Side::Client),
+        _ => None,
+    }
+}
+
+fn index(side: Side) -> usize {
+    usize::from(side == Side::Backend)
+}
+
+impl Direction {
+    /// Whose socket is read.
+    fn source(self) -> Side {
+        match self {
+            Direction::ToBackend => Side::Client,
+            Direction::ToClient => Side::Backend,
+        }
+    }
+
+    /// Whose socket is written.
+    fn sink(self) -> Side {
+        match self {
+            Direction::ToBackend => Side::Backend,
+            Direction::ToClient => Side::Client,
+        }
+    }
+
+    /// The direction that reads the socket of `side`.
+    pub fn of_source(side: Side) -> Direction {
+        match side {
+            Side::Backend => Direction::ToClient,
+            Side::Client | Side::Us => Direction::ToBackend,
+        }
+    }
+
+    /// The other one.
+    fn back(self) -> Direction {
+        match self {
+            Direction::ToBackend => Direction::ToClient,
+            Direction::ToClient => Direction::ToBackend,
+        }
     }
 }
 
@@ -191,7 +278,7 @@ fn sink_side(direction: Direction) -> Side {
 mod tests {
     use super::*;
 
-    fn ends(to_backend: Option<PumpEnd>, to_client: Option<PumpEnd>) -> Option<End> {
+    fn ends(to_backend: Option<FlowEnd>, to_client: Option<FlowEnd>) -> Option<End> {
         let mut ends = Ends::default();
         if let Some(end) = to_backend {
             ends.set(Direction::ToBackend, end);
@@ -204,28 +291,28 @@ mod tests {
 
     #[test]
     fn both_fins_end_a_session_and_one_does_not() {
-        assert_eq!(ends(Some(PumpEnd::Fin), None), None);
-        assert_eq!(ends(None, Some(PumpEnd::Fin)), None);
-        assert_eq!(ends(Some(PumpEnd::Fin), Some(PumpEnd::Fin)), Some(End::ClientFin));
+        assert_eq!(ends(Some(FlowEnd::Fin), None), None);
+        assert_eq!(ends(None, Some(FlowEnd::Fin)), None);
+        assert_eq!(ends(Some(FlowEnd::Fin), Some(FlowEnd::Fin)), Some(End::ClientFin));
         let mut backend_first = Ends::default();
-        backend_first.set(Direction::ToClient, PumpEnd::Fin);
-        backend_first.set(Direction::ToBackend, PumpEnd::Fin);
+        backend_first.set(Direction::ToClient, FlowEnd::Fin);
+        backend_first.set(Direction::ToBackend, FlowEnd::Fin);
         assert_eq!(backend_first.verdict(), Some(End::BackendFin));
     }
 
     #[test]
     fn a_failed_source_ends_at_once_and_a_failed_sink_waits_for_the_other_direction() {
         let reset = Failure::Reset;
-        assert_eq!(ends(Some(PumpEnd::SourceFailed(reset)), None), Some(End::ClientReset));
-        assert_eq!(ends(None, Some(PumpEnd::SourceFailed(reset))), Some(End::BackendReset));
-        assert_eq!(ends(Some(PumpEnd::SinkFailed(reset)), None), None);
-        assert_eq!(ends(None, Some(PumpEnd::SinkFailed(reset))), None);
+        assert_eq!(ends(Some(FlowEnd::SourceFailed(reset)), None), Some(End::ClientReset));
+        assert_eq!(ends(None, Some(FlowEnd::SourceFailed(reset))), Some(End::BackendReset));
+        assert_eq!(ends(Some(FlowEnd::SinkFailed(reset)), None), None);
+        assert_eq!(ends(None, Some(FlowEnd::SinkFailed(reset))), None);
         assert_eq!(
-            ends(Some(PumpEnd::SinkFailed(Failure::Timeout)), Some(PumpEnd::Fin)),
+            ends(Some(FlowEnd::SinkFailed(Failure::Timeout)), Some(FlowEnd::Fin)),
             Some(End::BackendTimeout)
         );
         assert_eq!(
-            ends(Some(PumpEnd::Fin), Some(PumpEnd::SinkFailed(reset))),
+            ends(Some(FlowEnd::Fin), Some(FlowEnd::SinkFailed(reset))),
             Some(End::ClientReset)
         );
     }

@@ -8,32 +8,34 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::SockRef;
 
-pub use self::state::{
-    Birth, COOL_AFTER, Direction, Look, Placed, Room, Session, Stage, StoredKey, Watch,
-};
+use self::preface::First;
+pub use self::state::{Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
-use crate::relay::Relay;
+use crate::relay::{Polled, Relay};
 use crate::shard::Shard;
 use crate::sys::Socket;
 use crate::table::Backend;
 
-/// Runs a session from its first byte to its last. Everything that ends it comes out here, once.
+/// Brings a session from its first byte to its backend. From there on its relay is turned by the
+/// shard (`Shard::turn`), and nothing of this is left.
 pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
-    let end = match Socket::new(socket) {
-        Ok(client) => match serve(&shard, &session, &client).await {
-            Ok(end) | Err(end) => end,
-        },
-        Err(_error) => End::ClientError,
-    };
-    shard.end(&session, end);
+    let client = Socket::new(socket);
+    match begin(&shard, &session, &client).await {
+        Ok(begun) => begun.relay(&shard, &session, client),
+        Err(end) => {
+            // Closed first: whoever sees the end counted finds the connection gone.
+            drop(client);
+            shard.end(&session, end);
+        }
+    }
 }
 
 /// What the first bytes said.
@@ -42,27 +44,32 @@ struct Caller {
     pool: usize,
     /// Reason to give for a first choice.
     placement: Placement,
-    /// Every byte read so far, a PROXY header excluded.
-    unsent: Vec<u8>,
-    /// When its first byte was seen.
-    first_byte: Instant,
-}
-
-async fn serve(shard: &Shard, session: &Session, client: &Socket) -> Result<End, End> {
-    // Boxed: an open session does not keep room for what only its beginning needed.
-    let Begun { backend, identity, unsent } = Box::pin(begin(shard, session, client)).await?;
-    let relay = Relay { shard, session, client, backend: &backend, identity };
-    let end = relay.run(unsent).await;
-    forward_reset(end, client, &backend);
-    Ok(end)
+    /// What was read, and when.
+    first: First,
 }
 
 /// A session that has its backend.
 struct Begun {
     backend: Socket,
     identity: Arc<Backend>,
+    idle_timeout: Duration,
     /// What the backend must get first.
     unsent: Vec<u8>,
+    /// Whether the client's socket was left empty.
+    emptied: bool,
+}
+
+impl Begun {
+    fn relay(self, shard: &Shard, session: &Rc<Session>, client: Socket) {
+        shard.begin_relay(session, self.idle_timeout);
+        let polled = [Side::Client, Side::Backend].map(|side| {
+            if session.signal(side).get().polled { Polled::Before } else { Polled::Not }
+        });
+        let relay = Relay::new([client, self.backend], polled, self.identity);
+        *session.relay.borrow_mut() = Some(relay);
+        session.interrupt.release();
+        shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
+    }
 }
 
 async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
@@ -73,15 +80,14 @@ async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begu
         Some(placed) => (placed.pool.settings.proxy_out, placed.pool.settings.idle_timeout),
         None => return Err(End::PoolEmpty),
     };
-    let mut unsent = caller.unsent;
+    let First { bytes: mut unsent, byte_at, emptied } = caller.first;
     if proxy_out {
         let mut header = proxy::build(proxied_addresses(session, client));
         header.append(&mut unsent);
         unsent = header;
     }
-    shard.listener_cells(session.listener).placing.record(caller.first_byte.elapsed());
-    shard.begin_relay(session, idle_timeout);
-    Ok(Begun { backend, identity, unsent })
+    shard.listener_cells(session.listener).placing.record(byte_at.elapsed());
+    Ok(Begun { backend, identity, idle_timeout, unsent, emptied })
 }
 
 /// Reads the PROXY header and the preface, as far as the listener wants them.
@@ -112,11 +118,10 @@ async fn read_caller(
         }
     };
     let elapsed = session.accepted.elapsed();
-    session.preface_time.set(Some(elapsed));
+    session.preface_time.set(elapsed);
     shard.listener_cells(session.listener).preface.record(elapsed);
     let (pool, placement) = caller;
-    let (unsent, first_byte) = reader.finish();
-    Ok(Caller { pool, placement, unsent, first_byte })
+    Ok(Caller { pool, placement, first: reader.finish() })
 }
 
 fn store_key(session: &Session, key: &[u8]) {
@@ -184,22 +189,10 @@ async fn try_backends(
 
 /// Source and destination for a PROXY header to the backend.
 fn proxied_addresses(session: &Session, client: &Socket) -> Option<(SocketAddr, SocketAddr)> {
-    session.proxied.get().or_else(|| {
+    session.proxied.get().map(|addresses| **addresses).or_else(|| {
         let local = SockRef::from(client).local_addr().ok()?.as_socket()?;
         Some((session.peer?, local))
     })
-}
-
-/// A connection that broke on one side must not look finished on the other: closing with linger 0
-/// sends RST (socket(7)), and leaves no TIME_WAIT behind.
-fn forward_reset(end: End, client: &Socket, backend: &Socket) {
-    let other = match end {
-        End::ClientReset | End::ClientTimeout | End::ClientError => backend,
-        End::BackendReset | End::BackendTimeout | End::BackendError => client,
-        _ => return,
-    };
-    // A socket that is already dead has nothing left to reset.
-    let _gone = SockRef::from(other).set_linger(Some(Duration::ZERO));
 }
 
 #[cfg(test)]
@@ -214,7 +207,7 @@ mod tests {
     #[test]
     fn a_session_stays_small() {
         let (task, record) = (future_bytes(run), size_of::<Session>());
-        assert!(task <= 576, "the task of a session has {task} bytes");
-        assert!(record <= 384, "the record of a session has {record} bytes");
+        assert!(task <= 768, "the task of a session has {task} bytes");
+        assert!(record <= 320, "the record of a session has {record} bytes");
     }
 }

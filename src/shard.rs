@@ -12,10 +12,11 @@ mod sessions;
 mod watch;
 pub mod wheel;
 
+pub use self::watch::token;
+
 use std::cell::{Cell, RefCell, RefMut};
 use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -28,6 +29,7 @@ use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
+use crate::backend::spare::Spares;
 use crate::backend::warm::{Round, WarmTable};
 use crate::config::{Config, Listener};
 use crate::end::End;
@@ -35,8 +37,9 @@ use crate::listen::Bound;
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
-use crate::session::{COOL_AFTER, Look, Session};
-use crate::sys::{Accepted, Timer, WakeFd, Watches};
+use crate::relay::{COOL_AFTER, Pipes, Relay};
+use crate::session::{Look, Session, Stage};
+use crate::sys::{Accepted, Exchange, Poller, Socket, Timer, WakeFd};
 use crate::table::{Backend, Pool, Table};
 
 /// What a shard is given at its start.
@@ -75,7 +78,11 @@ pub struct Shard {
     mailboxes: Vec<ShardHandle>,
     log: SessionLogSender,
     reserve: Reserve,
-    watches: Watches,
+    poller: Poller,
+    exchange: Exchange,
+    closing_relays: RefCell<Vec<(Relay, End)>>,
+    pipes: Pipes,
+    spares: Spares,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
@@ -103,7 +110,8 @@ pub async fn run(setup: Setup) -> io::Result<()> {
         monoio::spawn(accept::run(shard.clone(), index, bound));
     }
     monoio::spawn(run_timer(shard.clone(), timer));
-    monoio::spawn(watch::run(shard.clone()));
+    monoio::spawn(watch::run_poller(shard.clone()));
+    monoio::spawn(watch::run_exchange(shard.clone()));
     while let Ok(ready) = shard.finished.or(mail.readable()).await {
         ready?;
         mail.take_count();
@@ -146,7 +154,11 @@ impl Shard {
             mailboxes,
             log,
             reserve: Reserve::new()?,
-            watches: Watches::new()?,
+            poller: Poller::new()?,
+            exchange: Exchange::new()?,
+            closing_relays: RefCell::default(),
+            pipes: Pipes::default(),
+            spares: Spares::default(),
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
@@ -202,7 +214,15 @@ impl Shard {
             let Some(session) = self.session(entry.slot, entry.serial) else { continue };
             match session.look(entry.due, now) {
                 None => {}
-                Some(Look::Over(end)) => session.interrupt.set(end),
+                Some(Look::Over(end)) => self.interrupt(&session, end),
+                Some(Look::Cool(at)) => {
+                    session.busy.set(false);
+                    self.turn(&session, |mut turn| {
+                        turn.cool();
+                        None
+                    });
+                    self.show(&session, session.schedule(at, now));
+                }
                 Some(Look::Again(at)) => self.show(&session, session.schedule(at, now)),
             }
         }
@@ -211,11 +231,21 @@ impl Shard {
             waker.wake();
         }
         if self.drain_deadline.get().is_some_and(|deadline| deadline <= now) {
-            for (_, session) in self.sessions.borrow().iter() {
-                session.interrupt.set(End::DrainDeadline);
+            let sessions: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| s.clone()).collect();
+            for session in sessions {
+                self.interrupt(&session, End::DrainDeadline);
             }
         }
         self.finish_if_drained();
+    }
+
+    /// Ends a session from outside.
+    fn interrupt(&self, session: &Session, end: End) {
+        if session.stage.get() == Stage::Relay {
+            self.end_relay(session, end);
+        } else {
+            session.interrupt.set(end);
+        }
     }
 
     fn tick_warm(&self, now: Tick) {
@@ -263,8 +293,9 @@ impl Shard {
         self.show(session, session.begin_relay(idle_timeout, self.now()));
     }
 
-    /// Looks at a session again when its armed reads may have gone quiet.
+    /// Looks at a session again when it may have gone quiet.
     pub fn look_soon(&self, session: &Session) {
+        session.busy.set(true);
         let now = self.now();
         self.show(session, session.schedule(now + COOL_AFTER, now));
     }
@@ -297,7 +328,12 @@ impl Shard {
         if closed && !self.stopped_accepting.replace(true) {
             self.loads.stopped_accepting();
             self.warm.borrow_mut().close(self.index);
+            self.spares.clear();
         }
+    }
+
+    fn is_draining(&self) -> bool {
+        self.drain_deadline.get().is_some()
     }
 
     /// Only the tick asks, so that the ring turns between the last session's end and the shard's.
@@ -340,9 +376,24 @@ impl Shard {
         self.scratch.borrow_mut()
     }
 
-    /// The largest buffer of one direction, bytes.
-    pub fn relay_buffer_max(&self) -> usize {
-        self.config.runtime.relay_buffer_max
+    /// Tells what happens to sockets.
+    pub fn poller(&self) -> &Poller {
+        &self.poller
+    }
+
+    /// Receives from busy sockets, and sends what they gave.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    /// Sockets to be used again.
+    pub fn spares(&self) -> &Spares {
+        &self.spares
+    }
+
+    /// Pipes for floods.
+    pub fn pipes(&self) -> &Pipes {
+        &self.pipes
     }
 
     /// The next backend for a session.
@@ -373,7 +424,7 @@ impl Shard {
     }
 
     /// A connection that was made before it was needed.
-    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<OwnedFd> {
+    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<Socket> {
         if pool.settings.warm == 0 {
             return None;
         }

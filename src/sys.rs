@@ -3,12 +3,16 @@
 
 mod accept;
 mod limits;
+mod pipe;
+mod poller;
+mod exchange;
 mod socket;
 mod wake;
-mod watches;
 
 pub use accept::{Accepted, accept, set_bind_address_no_port};
 pub use limits::raise_descriptors;
-pub use socket::{Socket, is_writable, peek};
+pub use pipe::Pipe;
+pub use poller::{Interest, Poller, Report};
+pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
+pub use socket::{Connecting, Socket, connecting, peek};
 pub use wake::{Timer, WakeFd, eventfd};
-pub use watches::{Wanted, Watches};

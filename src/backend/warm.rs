@@ -5,7 +5,7 @@
 //! Sockets in stock have nothing pending in the ring.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use socket2::SockRef;
@@ -15,7 +15,7 @@ use crate::config::BackendState;
 use crate::end::{End, Side};
 use crate::metrics::BackendCells;
 use crate::shard::wheel::{TICK, Tick, ticks};
-use crate::sys;
+use crate::sys::{self, Connecting, Socket};
 use crate::table::{Backend, BackendShared, Pool, Table};
 
 /// Longest pause after failures.
@@ -32,8 +32,8 @@ pub struct WarmTable {
 #[derive(Debug)]
 struct Stock {
     identity: Arc<BackendShared>,
-    ready: VecDeque<OwnedFd>,
-    connecting: Vec<(OwnedFd, Tick)>,
+    ready: VecDeque<Socket>,
+    connecting: Vec<(Socket, Tick)>,
     pause: Tick,
     paused_until: Tick,
 }
@@ -74,7 +74,7 @@ impl WarmTable {
     }
 
     /// Takes a connection whose peer has not closed it.
-    pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<OwnedFd> {
+    pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<Socket> {
         let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
         let cells = backend.shared.cells.of(shard);
         while let Some(socket) = stock.ready.pop_front() {
@@ -141,8 +141,9 @@ impl Stock {
         let give_up = ticks(pool.settings.connect_timeout).saturating_add(1);
         let mut failure = None;
         for (socket, begun) in std::mem::take(&mut self.connecting) {
-            if sys::is_writable(socket.as_fd()) {
-                match outcome(&SockRef::from(&socket), &backend.address) {
+            let connecting = sys::connecting(socket.as_fd());
+            if connecting != Connecting::Pending {
+                match outcome(&SockRef::from(&socket), &backend.address, connecting) {
                     Ok(()) => {
                         self.ready.push_back(socket);
                         cells.warm.add(1);
@@ -190,7 +191,7 @@ impl Stock {
 }
 
 /// Not closed by its peer. A peer that speaks first is alive; what it said goes to the client.
-fn is_alive(socket: &OwnedFd) -> bool {
+fn is_alive(socket: &Socket) -> bool {
     match sys::peek(socket.as_fd()) {
         Ok(n) => n > 0,
         Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
@@ -253,7 +254,7 @@ mod tests {
         let table = table(&own.to_string(), &[]);
         let mut warm = WarmTable::default();
         warm.follow(&table, 0);
-        warm.backends[0].connecting.push((socket.into(), 1));
+        warm.backends[0].connecting.push((Socket::new(socket.into()), 1));
         let mut blamed = 0;
         warm.tick(&Round { table: &table, shard: 0, now: 2 }, |_, _| blamed += 1);
         let cells = table.pools[0].backends[0].shared.cells.of(0);

@@ -13,7 +13,8 @@ use crate::frame::Preface;
 use crate::proxy::{self, Header};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
-use crate::sys::Socket;
+use crate::end::Side;
+use crate::sys::{Interest, Socket};
 
 /// Room for the first receive, bytes: a login frame and more, in one allocation.
 const FIRST_LEN: usize = 512;
@@ -30,18 +31,43 @@ pub struct Reader<'a> {
     in_header: bool,
     /// The deadline has passed; what is in the socket already still counts.
     expired: Option<End>,
+    /// The last receive left nothing in the socket.
+    emptied: bool,
+}
+
+/// What a client sent first.
+pub struct First {
+    /// Every byte read, a PROXY header excluded.
+    pub bytes: Vec<u8>,
+    /// When the first one was seen.
+    pub byte_at: Instant,
+    /// Whether nothing was left in the socket then, and more may come.
+    pub emptied: bool,
 }
 
 impl<'a> Reader<'a> {
     /// Nothing was read yet.
     pub fn new(shard: &'a Shard, session: &'a Session, client: &'a Socket) -> Reader<'a> {
-        let (received, first_byte, expired) = (Vec::new(), None, None);
-        Reader { shard, session, client, received, first_byte, in_header: false, expired }
+        Reader {
+            shard,
+            session,
+            client,
+            received: Vec::new(),
+            first_byte: None,
+            in_header: false,
+            expired: None,
+            emptied: false,
+        }
     }
 
     /// Everything read that is for the backend, and when the first byte was seen.
-    pub fn finish(self) -> (Vec<u8>, Instant) {
-        (self.received, self.first_byte.unwrap_or_else(Instant::now))
+    pub fn finish(self) -> First {
+        let ending = self.session.signal(Side::Client).get().ending;
+        First {
+            bytes: self.received,
+            byte_at: self.first_byte.unwrap_or_else(Instant::now),
+            emptied: self.emptied && !ending,
+        }
     }
 
     /// Reads the PROXY header of a peer that must send one, and removes it.
@@ -61,7 +87,10 @@ impl<'a> Reader<'a> {
             match proxy::read(&self.received) {
                 Header::NeedMore(len) => self.receive(len).await?,
                 Header::Complete { len, addresses } => {
-                    self.session.proxied.set(addresses);
+                    if let Some(addresses) = addresses {
+                        // A session reads one header.
+                        let _first = self.session.proxied.set(Box::new(addresses));
+                    }
                     self.received.drain(..len);
                     self.in_header = false;
                     self.count(self.received.len());
@@ -124,6 +153,7 @@ impl<'a> Reader<'a> {
             match self.client.receive_more(&mut self.received) {
                 Ok(0) => return Err(End::PrefaceFin),
                 Ok(n) => {
+                    self.emptied = self.received.len() < self.received.capacity();
                     self.first_byte.get_or_insert_with(Instant::now);
                     self.session.active.set(self.shard.now());
                     if !self.in_header {
@@ -140,7 +170,9 @@ impl<'a> Reader<'a> {
             if self.received.is_empty() {
                 self.received = Vec::new();
             }
-            match self.session.interrupt.or(self.client.readable()).await {
+            let input = Interest { input: true, room: false };
+            let ready = self.shard.ready(self.session, self.client, Side::Client, input);
+            match self.session.interrupt.or(ready).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(failure(&error)),
                 Err(end @ (End::PrefaceSilent | End::PrefaceTimeout | End::ProxyTimeout)) => {

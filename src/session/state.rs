@@ -1,21 +1,17 @@
 //! What a shard knows of one session: addresses, key, placement, counters, deadline. Nothing else.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use monoio::io::Canceller;
 use smallvec::SmallVec;
 
 use crate::end::{End, Placement, Side};
-use crate::relay::Failure;
+use crate::relay::{COOL_AFTER, Relay};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
 use crate::table::{Backend, Pool};
-
-/// A relay direction that moved nothing for this long gives up its buffer and polls again.
-pub const COOL_AFTER: Tick = 10;
 
 /// Longest wait between two looks at a session, ticks. An entry in the wheel stays until its time
 /// comes, whatever happens to its session meanwhile: with idle timeouts of hours, those of ended
@@ -48,6 +44,30 @@ impl Stage {
     }
 }
 
+/// How long something took, in 4 bytes: whole microseconds, up to 71 minutes.
+#[derive(Debug)]
+pub struct Took(Cell<u32>);
+
+impl Default for Took {
+    fn default() -> Took {
+        Took(Cell::new(u32::MAX))
+    }
+}
+
+impl Took {
+    /// Notes it.
+    pub fn set(&self, duration: Duration) {
+        let us = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
+        self.0.set(us.min(u32::MAX - 1));
+    }
+
+    /// What was noted, if anything.
+    pub fn get(&self) -> Option<Duration> {
+        let us = self.0.get();
+        (us != u32::MAX).then(|| Duration::from_micros(us.into()))
+    }
+}
+
 /// Where a session was placed, or is to be.
 #[derive(Debug, Clone)]
 pub struct Placed {
@@ -70,25 +90,15 @@ pub enum Direction {
     ToClient = 1,
 }
 
-/// What is waited for on a socket in the shard's epoll set.
+/// What the epoll set has reported of a socket since its session looked last.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Watch {
-    /// Its peer has sent FIN: a reset must end the session.
-    pub hangup: bool,
-    /// Whether a pump waits for room to send.
-    pub room: Room,
-}
-
-/// Room to send.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub enum Room {
-    /// Nobody waits.
-    #[default]
-    Unwanted,
-    /// Somebody waits.
-    Wanted,
-    /// It is there, and whoever waits has not seen it yet.
-    There,
+pub struct Signal {
+    /// Anything.
+    pub reported: bool,
+    /// That its peer sends no more; stays set.
+    pub ending: bool,
+    /// Whether the epoll set has the socket.
+    pub polled: bool,
 }
 
 /// What a look at the clock says about a session.
@@ -96,6 +106,8 @@ pub enum Room {
 pub enum Look {
     /// Look again at this tick.
     Again(Tick),
+    /// It has gone quiet: take from it what only busy sessions need, and look again at this tick.
+    Cool(Tick),
     /// It is over.
     Over(End),
 }
@@ -111,7 +123,7 @@ pub struct Session {
     /// Who is at the other end of the socket; `None` for UNIX sockets.
     pub peer: Option<SocketAddr>,
     /// Source and destination from a PROXY header.
-    pub proxied: Cell<Option<(SocketAddr, SocketAddr)>>,
+    pub proxied: OnceCell<Box<(SocketAddr, SocketAddr)>>,
     /// When it was accepted.
     pub accepted: Instant,
     /// Its key, empty until known.
@@ -131,14 +143,14 @@ pub struct Session {
     /// Bytes sent to the client.
     pub bytes_out: Cell<u64>,
     /// Accept to complete preface.
-    pub preface_time: Cell<Option<Duration>>,
+    pub preface_time: Took,
     /// Time of the successful connection attempt; zero for a warm connection.
-    pub connect_time: Cell<Option<Duration>>,
-    /// Cancels the armed read of each direction, while there is one.
-    pub armed: [RefCell<Option<Canceller>>; 2],
-    /// How a send failed, per direction.
-    pub send_failed: [Cell<Option<Failure>>; 2],
-    watches: [Cell<Watch>; 2],
+    pub connect_time: Took,
+    /// Its sockets and what is between them, while it relays.
+    pub relay: RefCell<Option<Relay>>,
+    /// Whether its relay has something to give back when it goes quiet.
+    pub busy: Cell<bool>,
+    signals: [Cell<Signal>; 2],
     deadline: Cell<(Tick, End)>,
     idle_ticks: Cell<Tick>,
     scheduled: Cell<Tick>,
@@ -165,7 +177,7 @@ impl Session {
             serial: birth.serial,
             listener: birth.listener,
             peer: birth.peer,
-            proxied: Cell::new(None),
+            proxied: OnceCell::new(),
             accepted: Instant::now(),
             key: RefCell::default(),
             placed: RefCell::new(None),
@@ -175,11 +187,11 @@ impl Session {
             active: Cell::new(now),
             bytes_in: Cell::new(0),
             bytes_out: Cell::new(0),
-            preface_time: Cell::new(None),
-            connect_time: Cell::new(None),
-            armed: [RefCell::new(None), RefCell::new(None)],
-            send_failed: [Cell::new(None), Cell::new(None)],
-            watches: Default::default(),
+            preface_time: Took::default(),
+            connect_time: Took::default(),
+            relay: RefCell::new(None),
+            busy: Cell::new(false),
+            signals: Default::default(),
             deadline: Cell::new((Tick::MAX, End::PrefaceTimeout)),
             idle_ticks: Cell::new(Tick::MAX / 2),
             scheduled: Cell::new(Tick::MAX),
@@ -188,7 +200,7 @@ impl Session {
 
     /// The address of the device: what a PROXY header says, else the peer's.
     pub fn client(&self) -> Option<SocketAddr> {
-        self.proxied.get().map(|(source, _)| source).or(self.peer)
+        self.proxied.get().map(|addresses| addresses.0).or(self.peer)
     }
 
     /// Sets the one deadline of the current stage. Returns the tick at which the wheel must show
@@ -236,48 +248,18 @@ impl Session {
         if idle_at <= now {
             return Some(Look::Over(End::IdleTimeout));
         }
-        if !self.is_armed() {
+        if !self.busy.get() {
             return Some(Look::Again(idle_at));
         }
         if quiet_since.saturating_add(COOL_AFTER) <= now {
-            self.cool();
-            return Some(Look::Again(idle_at));
+            return Some(Look::Cool(idle_at));
         }
         Some(Look::Again(idle_at.min(now + COOL_AFTER)))
     }
 
-    fn is_armed(&self) -> bool {
-        self.armed.iter().any(|canceller| canceller.borrow().is_some())
-    }
-
-    /// Takes the armed reads back; their owners go over to polling.
-    fn cool(&self) {
-        for armed in &self.armed {
-            let canceller = armed.borrow_mut().take();
-            if let Some(canceller) = canceller {
-                canceller.cancel();
-            }
-        }
-    }
-
-    /// What is waited for on the socket of a side.
-    pub fn watch(&self, side: Side) -> &Cell<Watch> {
-        &self.watches[usize::from(side == Side::Backend)]
-    }
-
-    /// The shard's epoll set reported the socket of a side: there is room for who waits for it, or
-    /// else its peer hung up after its FIN, which ends the session.
-    pub fn reported(&self, side: Side) {
-        let watch = self.watch(side).get();
-        if watch.room == Room::Wanted {
-            self.watch(side).set(Watch { room: Room::There, ..watch });
-            self.interrupt.wake();
-        } else if watch.hangup {
-            self.interrupt.set(match side {
-                Side::Client | Side::Us => End::ClientReset,
-                Side::Backend => End::BackendReset,
-            });
-        }
+    /// What was reported of the socket of a side before its session relays.
+    pub fn signal(&self, side: Side) -> &Cell<Signal> {
+        &self.signals[usize::from(side == Side::Backend)]
     }
 }
 
@@ -321,7 +303,7 @@ mod tests {
         for now in 1..=day {
             if now % 30 == 0 {
                 session.active.set(now);
-                *session.armed[0].borrow_mut() = Some(Canceller::new());
+                session.busy.set(true);
                 pending.extend(session.schedule(now + COOL_AFTER, now));
             }
             let due: Vec<Tick> = pending.iter().copied().filter(|due| *due <= now).collect();
@@ -329,6 +311,10 @@ mod tests {
             for due in due {
                 match session.look(due, now) {
                     Some(Look::Again(at)) => pending.extend(session.schedule(at, now)),
+                    Some(Look::Cool(at)) => {
+                        session.busy.set(false);
+                        pending.extend(session.schedule(at, now));
+                    }
                     Some(Look::Over(end)) => panic!("{end:?} at {now}"),
                     None => {}
                 }
@@ -340,7 +326,7 @@ mod tests {
             let due: Vec<Tick> = pending.iter().copied().filter(|due| *due <= now).collect();
             pending.retain(|due| *due > now);
             due.into_iter().find_map(|due| match session.look(due, now)? {
-                Look::Again(at) => {
+                Look::Again(at) | Look::Cool(at) => {
                     pending.extend(session.schedule(at, now));
                     None
                 }

@@ -32,6 +32,11 @@ impl<T: Copy> Interrupt<T> {
         }
     }
 
+    /// Nobody waits any more. A waker keeps the memory of its task, even of one that has ended.
+    pub fn release(&self) {
+        self.waker.take();
+    }
+
     /// The value, if set.
     pub fn value(&self) -> Option<T> {
         self.value.get()

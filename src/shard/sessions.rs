@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::Shard;
 use super::mailbox::{Handover, Message, SessionView};
+use super::watch::SERIAL_MASK;
 use super::wheel::TICK;
 use crate::end::{End, Placement, Rejection};
 use crate::log::{SessionRecord, hex};
@@ -42,7 +43,7 @@ impl Shard {
         let cells = self.listener_cells(listener);
         cells.sessions.add(1);
         cells.active.add(1);
-        let serial = self.serial.get().wrapping_add(1);
+        let serial = self.serial.get().wrapping_add(1) & SERIAL_MASK;
         self.serial.set(serial);
         let mut sessions = self.sessions.borrow_mut();
         let entry = sessions.vacant_entry();

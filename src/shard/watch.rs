@@ -1,35 +1,85 @@
-//! Waits that the ring's poll cannot do: see `sys/watches.rs`.
+//! What happens to sockets, brought to their sessions: reports of the epoll set, armed receives.
 
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::rc::Rc;
 use std::task::Poll;
 
-use socket2::SockRef;
-
 use super::Shard;
-use crate::end::Side;
-use crate::session::{Room, Session, Watch};
-use crate::sys::{Socket, Wanted};
+use crate::backend::spare::Make;
+use crate::end::{End, Side};
+use crate::relay::Turn;
+use crate::session::{Direction, Session, Signal};
+use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
-/// Tells sessions what their watched sockets report.
-pub async fn run(shard: Rc<Shard>) {
+/// A session that moved more than this has sockets whose buffers may have grown.
+const REUSE_BYTES_MAX: u64 = 64 * 1024;
+/// Batches taken in a row before the shard's other tasks get a turn.
+const BATCHES_MAX: usize = 16;
+
+/// Brings reports of the epoll set.
+pub async fn run_poller(shard: Rc<Shard>) {
     loop {
-        if let Err(error) = shard.watches.ready().await {
-            tracing::error!(%error, shard = shard.index, "waiting for watches failed; ending");
-            std::process::abort();
-        }
-        shard.watches.take(|token| {
-            let (slot, serial, side) = parts(token);
-            if let Some(session) = shard.session(slot, serial) {
-                session.reported(side);
+        alive(shard.poller.ready().await, &shard, "epoll set");
+        for _ in 0..BATCHES_MAX {
+            if !shard.poller.take(|token, report| shard.reported(token, report)) {
+                break;
             }
-        });
+        }
     }
 }
 
-/// A session's slot has at most 31 bits: there are fewer descriptors.
-fn token(session: &Session, side: Side) -> u64 {
+/// Brings what armed receives have, and what came of sends.
+pub async fn run_exchange(shard: Rc<Shard>) {
+    loop {
+        alive(shard.exchange.ready().await, &shard, "exchange");
+        for _ in 0..BATCHES_MAX {
+            let taken = shard.exchange.turn(&mut &*shard);
+            // Sends that named their sockets are done.
+            shard.close_relays();
+            match taken {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => alive(Err(error), &shard, "exchange"),
+            }
+        }
+    }
+}
+
+impl Listen for &Shard {
+    fn received(&mut self, token: u64, what: &Received<'_>, armed: bool) -> Answer {
+        let (slot, serial, side) = parts(token);
+        let Some(session) = self.session(slot, serial) else { return Answer::Done };
+        let mut answer = Answer::Done;
+        self.turn(&session, |mut turn| {
+            let end;
+            (answer, end) = turn.received(Direction::of_source(side), what, armed);
+            end
+        });
+        answer
+    }
+
+    fn sent(&mut self, token: u64, bytes: &[u8], sent: io::Result<usize>) {
+        let (slot, serial, side) = parts(token);
+        let Some(session) = self.session(slot, serial) else { return };
+        self.turn(&session, |mut turn| turn.sent(Direction::of_source(side), bytes, sent));
+    }
+}
+
+/// Without these a shard is deaf: better none than one that holds connections and does nothing.
+fn alive(result: io::Result<()>, shard: &Shard, what: &'static str) {
+    if let Err(error) = result {
+        tracing::error!(%error, shard = shard.index, "waiting for the {what} failed; ending");
+        std::process::abort();
+    }
+}
+
+/// The highest bit of a token belongs to the exchange.
+pub const SERIAL_MASK: u32 = u32::MAX >> 1;
+
+/// Names the socket of a side of a session. Slots have at most 31 bits: there are fewer
+/// descriptors.
+pub fn token(session: &Session, side: Side) -> u64 {
     let bit = u64::from(side == Side::Backend);
     u64::from(session.serial) << 32 | u64::from(session.slot) << 1 | bit
 }
@@ -40,41 +90,91 @@ fn parts(token: u64) -> (u32, u32, Side) {
 }
 
 impl Shard {
-    /// Ends the session if this half-closed socket is reset. UNIX sockets hang up when they are
-    /// closed in good order too, so only TCP is watched.
-    pub fn watch_hangup(&self, session: &Session, socket: &Socket, side: Side) {
-        let local = SockRef::from(socket).local_addr();
-        if !local.is_ok_and(|address| address.as_socket().is_some()) {
+    fn reported(&self, token: u64, report: Report) {
+        let (slot, serial, side) = parts(token);
+        let Some(session) = self.session(slot, serial) else { return };
+        if session.relay.borrow().is_some() {
+            self.turn(&session, |mut turn| turn.reported(side, report));
             return;
         }
-        let watch = session.watch(side);
-        watch.set(Watch { hangup: true, ..watch.get() });
-        // Whoever waits for room hears of a reset, and renews this watch.
-        if watch.get().room == Room::Unwanted
-            && self.watches.watch(socket, Wanted::Hangup, token(session, side)).is_err()
-        {
-            self.cells().bugs.add(1);
+        let signal = session.signal(side);
+        let ending = signal.get().ending || report.ending;
+        signal.set(Signal { reported: true, ending, ..signal.get() });
+        session.interrupt.wake();
+    }
+
+    /// Lets something happen to a session's relay, which may end it.
+    pub fn turn(&self, session: &Session, act: impl FnOnce(Turn<'_>) -> Option<End>) {
+        let mut relay = session.relay.borrow_mut();
+        let end = match &mut *relay {
+            Some(relay) => act(Turn { shard: self, session, relay }),
+            None => None,
+        };
+        drop(relay);
+        if let Some(end) = end {
+            self.end_relay(session, end);
         }
     }
 
-    /// Waits until a send to a half-closed socket would not block, or would fail.
+    /// Ends a session that relays.
+    pub fn end_relay(&self, session: &Session, end: End) {
+        let Some(mut relay) = session.relay.take() else { return };
+        Turn { shard: self, session, relay: &mut relay }.close();
+        if relay.is_sending() {
+            self.closing_relays.borrow_mut().push((relay, end));
+        } else {
+            relay.close(end, |socket| self.reuse(session, socket));
+        }
+        self.end(session, end);
+    }
+
+    /// Closes what waited for its last sends.
+    fn close_relays(&self) {
+        for (relay, end) in self.closing_relays.borrow_mut().drain(..) {
+            relay.close(end, Err);
+        }
+    }
+
+    /// Keeps a backend's socket for a later session.
+    fn reuse(&self, session: &Session, socket: Socket) -> Result<(), Socket> {
+        let placed = session.placed.borrow();
+        let make = placed.as_ref().and_then(|placed| {
+            let settings = &placed.pool.settings;
+            let address = &placed.backend.as_ref()?.address;
+            let grown = session.bytes_in.get() + session.bytes_out.get() > REUSE_BYTES_MAX;
+            if grown || self.is_draining() { None } else { Make::of(settings, address) }
+        });
+        match make {
+            Some(make) => self.spares.reset(make, socket),
+            None => Err(socket),
+        }
+    }
+
+    /// Waits until a socket of a session that does not relay yet is reported.
+    ///
+    /// The session's interrupt has the waker: wait with `Interrupt::or`. Cancel-safe.
     ///
     /// # Errors
     /// What epoll_ctl(2) says.
-    pub async fn room(&self, session: &Session, socket: &Socket, side: Side) -> io::Result<()> {
-        let watch = session.watch(side);
-        watch.set(Watch { room: Room::Wanted, ..watch.get() });
-        self.watches.watch(socket, Wanted::Room, token(session, side))?;
-        // The session's interrupt has the waker: both are polled by the same task.
-        poll_fn(|_context| match watch.get().room {
-            Room::There => Poll::Ready(()),
+    pub fn ready(
+        &self,
+        session: &Session,
+        socket: &Socket,
+        side: Side,
+        interest: Interest,
+    ) -> impl Future<Output = io::Result<()>> {
+        let signal = session.signal(side);
+        let before = signal.get();
+        signal.set(Signal { reported: false, polled: true, ..before });
+        let mut asked = Some(if before.polled {
+            self.poller.change(socket, interest, token(session, side))
+        } else {
+            self.poller.add(socket, interest, token(session, side))
+        });
+        poll_fn(move |_context| match asked.take() {
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            _ if signal.get().reported => Poll::Ready(Ok(())),
             _ => Poll::Pending,
         })
-        .await;
-        watch.set(Watch { room: Room::Unwanted, ..watch.get() });
-        if watch.get().hangup {
-            self.watches.watch(socket, Wanted::Hangup, token(session, side))?;
-        }
-        Ok(())
     }
 }

@@ -1,10 +1,15 @@
 //! Descriptors that wake a shard: eventfd for mail, timerfd for the coarse tick.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use monoio::net::UnixStream;
+use rustix::event::EventfdFlags;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
+    timerfd_settime,
+};
 
 /// Any pollable descriptor, awaited on the shard's ring.
 ///
@@ -34,13 +39,11 @@ impl WakeFd {
 
     /// Takes the 64-bit counter of an eventfd or timerfd; 0 when there is nothing to take.
     pub fn take_count(&self) -> u64 {
-        let mut count = 0u64;
-        // SAFETY: `count` is 8 writable bytes that outlive the call; the descriptor is ours and
-        // non-blocking.
-        let n = unsafe {
-            libc::read(self.as_raw_fd(), std::ptr::from_mut(&mut count).cast(), size_of::<u64>())
-        };
-        if n == 8 { count } else { 0 }
+        let mut count = [0u8; 8];
+        match rustix::io::read(self, &mut count) {
+            Ok(8) => u64::from_ne_bytes(count),
+            Ok(_) | Err(_) => 0,
+        }
     }
 }
 
@@ -62,13 +65,7 @@ impl AsFd for WakeFd {
 /// # Errors
 /// What eventfd(2) says.
 pub fn eventfd() -> io::Result<OwnedFd> {
-    // SAFETY: no pointers are passed.
-    let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
 /// A periodic timer. One per shard replaces a timer per connection: an armed monoio timer would
@@ -84,25 +81,14 @@ impl Timer {
     /// # Errors
     /// What timerfd_create(2), timerfd_settime(2) or the ring says.
     pub fn every(period: Duration) -> io::Result<Timer> {
-        let flags = libc::TFD_CLOEXEC | libc::TFD_NONBLOCK;
-        // SAFETY: no pointers are passed.
-        let fd = unsafe { libc::timerfd_create(libc::CLOCK_MONOTONIC, flags) };
-        if fd < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        // SAFETY: the kernel just gave us this descriptor; nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        let period = libc::timespec {
-            tv_sec: period.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let fd = timerfd_create(TimerfdClockId::Monotonic, flags)?;
+        let period = Timespec {
+            tv_sec: i64::try_from(period.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: period.subsec_nanos().into(),
         };
-        let every = libc::itimerspec { it_interval: period, it_value: period };
-        // SAFETY: `every` outlives the call; a null old value is allowed.
-        let result =
-            unsafe { libc::timerfd_settime(fd.as_raw_fd(), 0, &every, std::ptr::null_mut()) };
-        if result < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        let every = Itimerspec { it_interval: period, it_value: period };
+        timerfd_settime(&fd, TimerfdTimerFlags::empty(), &every)?;
         Ok(Timer { fd: WakeFd::new(fd)? })
     }
 
