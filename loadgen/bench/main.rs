@@ -5,6 +5,7 @@
 //! that load, a process of its own so that its CPU time is told apart.
 
 mod launch;
+mod load;
 mod output;
 mod peers;
 mod run;
@@ -26,6 +27,8 @@ enum Command {
     /// Run the matrix: exit 0 every measured target holds, 1 one is missed, 2 could not run, 3 the
     /// machine was too noisy to compare.
     Run(run::RunArgs),
+    /// Carry a load and print what came of it as one JSON object (used by `run`).
+    Load(load::LoadArgs),
     /// Start a program on given cores that dies with us (used by `run`).
     #[command(hide = true)]
     Launch(launch::LaunchArgs),
@@ -34,6 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => run::run(&args),
+        Command::Load(args) => load::run(&args),
         Command::Launch(args) => launch::launch(&args),
     };
     match outcome {
