@@ -51,6 +51,9 @@ enum KindArgs {
         #[command(flatten)]
         common: Common,
     },
+    /// The backends alone (started by the other kinds).
+    #[command(hide = true)]
+    Echo(EchoArgs),
     /// As many bytes as go through, echoed.
     Bulk {
         /// Devices.
@@ -59,6 +62,13 @@ enum KindArgs {
         #[command(flatten)]
         common: Common,
     },
+}
+
+#[derive(Debug, Args, Clone)]
+struct EchoArgs {
+    /// Where to listen.
+    #[arg(long, value_delimiter = ',', required = true)]
+    backends: Vec<SocketAddr>,
 }
 
 #[derive(Debug, Args, Clone)]
@@ -100,6 +110,8 @@ pub enum Kind {
     Idle,
     /// A flood both ways.
     Bulk,
+    /// No devices: backends that echo.
+    Echo,
 }
 
 impl Kind {
@@ -110,6 +122,7 @@ impl Kind {
             Kind::Connects(_) => "connects",
             Kind::Idle => "idle",
             Kind::Bulk => "bulk",
+            Kind::Echo => "echo",
         }
     }
 }
@@ -135,6 +148,8 @@ pub struct Plan {
     pub duration: Duration,
     /// Whose CPU time is measured.
     pub measured: Vec<u32>,
+    /// Processes of the load besides this one.
+    pub ends: Vec<u32>,
     /// Never sleep.
     pub spin: bool,
 }
@@ -154,6 +169,7 @@ impl LoadArgs {
             }
             KindArgs::Idle { count, common } => (Kind::Idle, 0, *count, common),
             KindArgs::Bulk { connections, common } => (Kind::Bulk, *connections, 0, common),
+            KindArgs::Echo(echo) => return Ok(Plan::echo(&echo.backends)),
         };
         ensure!(
             (MESSAGE_BYTES_MIN..=60_000).contains(&common.message_bytes),
@@ -173,8 +189,27 @@ impl LoadArgs {
             warmup: common.warmup,
             duration: common.duration,
             measured: common.measure_pid.clone(),
+            ends: Vec::new(),
             spin: common.spin,
         })
+    }
+}
+
+impl Plan {
+    fn echo(backends: &[SocketAddr]) -> Plan {
+        Plan {
+            kind: Kind::Echo,
+            connections: 0,
+            idle: 0,
+            targets: Vec::new(),
+            backends: backends.to_vec(),
+            message_bytes: MESSAGE_BYTES_MIN,
+            warmup: Duration::ZERO,
+            duration: Duration::MAX,
+            measured: Vec::new(),
+            ends: Vec::new(),
+            spin: false,
+        }
     }
 }
 

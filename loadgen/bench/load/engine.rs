@@ -93,25 +93,18 @@ impl Counts {
 }
 
 impl Engine {
-    /// Listens on the backends' addresses.
+    /// A load that has not begun.
     pub fn new(plan: Plan) -> anyhow::Result<Engine> {
         let poll = Poll::new()?;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK)?;
         let timer_fd = std::os::fd::AsFd::as_fd(&timer).as_raw_fd();
         poll.registry().register(&mut SourceFd(&timer_fd), TIMER, Interest::READABLE)?;
-        let mut listeners = Vec::new();
-        for (index, address) in plan.backends.iter().enumerate() {
-            let mut listener = listen(*address).with_context(|| format!("listen on {address}"))?;
-            let token = Token(LISTENERS_FROM + index % 1000);
-            poll.registry().register(&mut listener, token, Interest::READABLE)?;
-            listeners.push(listener);
-        }
         let mut message = vec![0; plan.message_bytes];
         message[..6].copy_from_slice(&message_header(plan.message_bytes));
         Ok(Engine {
             poll,
             timer,
-            listeners,
+            listeners: Vec::new(),
             connections: Vec::new(),
             free: Vec::new(),
             generation: Vec::new(),
@@ -132,6 +125,17 @@ impl Engine {
         })
     }
 
+    /// Listens on the backends' addresses.
+    pub fn listen(&mut self) -> anyhow::Result<()> {
+        for (index, address) in self.plan.backends.iter().enumerate() {
+            let mut listener = listen(*address).with_context(|| format!("listen on {address}"))?;
+            let token = Token(LISTENERS_FROM + index % 1000);
+            self.poll.registry().register(&mut listener, token, Interest::READABLE)?;
+            self.listeners.push(listener);
+        }
+        Ok(())
+    }
+
     /// Whether the kind has no measurement of its own.
     pub fn is_idle_kind(&self) -> bool {
         self.plan.kind == Kind::Idle
@@ -141,7 +145,7 @@ impl Engine {
     pub fn log_in(&mut self) -> anyhow::Result<()> {
         let talkers = match self.plan.kind {
             Kind::Messages(_) | Kind::Bulk => self.plan.connections,
-            Kind::Connects(_) | Kind::Idle => 0,
+            Kind::Connects(_) | Kind::Idle | Kind::Echo => 0,
         };
         let then = if self.plan.kind == Kind::Bulk { Then::Flood } else { Then::Talk };
         let all = self.plan.idle + talkers;
@@ -180,13 +184,13 @@ impl Engine {
             Kind::Messages(Some(rate)) | Kind::Connects(Some(rate)) => {
                 self.schedule = Some(Schedule::new(start, rate));
             }
-            Kind::Idle => {}
+            Kind::Idle | Kind::Echo => {}
         }
         self.run_until(start + self.plan.warmup)?;
         self.counts = Counts::new()?;
-        let (before, begun) = (Snapshot::take(&self.plan.measured)?, Instant::now());
+        let (before, begun) = (Snapshot::take(&self.plan.measured, &self.plan.ends)?, Instant::now());
         self.run_until(begun + self.plan.duration)?;
-        let after = Snapshot::take(&self.plan.measured)?;
+        let after = Snapshot::take(&self.plan.measured, &self.plan.ends)?;
         self.measured = Some((after.since(&before), begun.elapsed()));
         self.phase = Phase::Over;
         Ok(())
@@ -242,7 +246,7 @@ impl Engine {
         self.turn(None)
     }
 
-    fn turn(&mut self, timeout: Option<Duration>) -> anyhow::Result<()> {
+    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> anyhow::Result<()> {
         let mut events = Events::with_capacity(1024);
         match self.poll.poll(&mut events, timeout) {
             Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error.into()),
@@ -332,7 +336,7 @@ impl Engine {
         let rate = |n: f64| (seconds > 0.0).then(|| n / seconds);
         let wanted = match self.plan.kind {
             Kind::Messages(rate) | Kind::Connects(rate) => rate,
-            Kind::Idle | Kind::Bulk => None,
+            Kind::Idle | Kind::Bulk | Kind::Echo => None,
         };
         json!({
             "kind": self.plan.kind.name(),

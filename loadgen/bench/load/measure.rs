@@ -20,8 +20,8 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// Takes one.
-    pub fn take(measured: &[u32]) -> anyhow::Result<Snapshot> {
+    /// Takes one. The load is this process and those of `ends`.
+    pub fn take(measured: &[u32], ends: &[u32]) -> anyhow::Result<Snapshot> {
         let mut snapshot = Snapshot::default();
         for pid in measured {
             let (ns, switches) = process(&pid.to_string())?;
@@ -29,6 +29,9 @@ impl Snapshot {
             snapshot.switches += switches;
         }
         snapshot.load_ns = process("self")?.0;
+        for pid in ends {
+            snapshot.load_ns += process(&pid.to_string())?.0;
+        }
         (snapshot.busy_ns, snapshot.steal_ns) = machine()?;
         Ok(snapshot)
     }
