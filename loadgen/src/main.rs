@@ -1,45 +1,7 @@
-//! The load generator: a fleet of netty heartbeat clients, and the message servers behind the
-//! gateway. See docs/loadgen.md.
-
-mod answer;
-mod backend;
-mod cli;
-mod counters;
-mod device;
-mod fleet;
-mod frame;
-mod hgrm;
-mod link;
-mod live;
-mod machine;
-mod oracle;
-mod pacer;
-mod plan;
-mod random;
-mod report;
-mod soak;
-mod squad;
-mod units;
-mod verify;
-mod window;
+//! The `corelane-loadgen` command.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use cli::{Cli, Role};
-
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().role {
-        Role::Devices(args) => fleet::run(&args),
-        Role::Backend(args) => backend::run(&args),
-        Role::Soak(args) => soak::run(&args),
-    };
-    match outcome {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            eprintln!("corelane-loadgen: {error:#}");
-            ExitCode::from(2)
-        }
-    }
+    corelane_loadgen::main()
 }

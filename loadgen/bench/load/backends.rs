@@ -1,0 +1,69 @@
+//! The echoing backends: a process of their own.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, ensure};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::Signal;
+
+use super::args::Plan;
+use super::engine::Engine;
+
+const LISTENING: &str = "listening";
+
+/// Echoes until the process is killed, with its parent at the latest.
+///
+/// # Errors
+/// What the machine refuses.
+pub fn serve(plan: Plan) -> anyhow::Result<u8> {
+    set_pdeathsig(Signal::SIGKILL)?;
+    let mut engine = Engine::new(plan)?;
+    engine.listen()?;
+    println!("{LISTENING}");
+    loop {
+        engine.turn(None)?;
+    }
+}
+
+/// The process.
+#[derive(Debug)]
+pub struct Backends {
+    child: Child,
+}
+
+impl Backends {
+    /// Starts it on the cores of this process and waits until it listens.
+    ///
+    /// # Errors
+    /// Addresses that cannot be listened on.
+    pub fn start(addresses: &[SocketAddr]) -> anyhow::Result<Backends> {
+        let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["load", "echo", "--backends", &list.join(",")])
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("starting the backends")?;
+        let output = child.stdout.take().context("no output of the backends")?;
+        let backends = Backends { child };
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        ensure!(line.trim() == LISTENING, "the backends do not listen");
+        Ok(backends)
+    }
+
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Backends {
+    fn drop(&mut self) {
+        // It may have ended by itself, having said why.
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+    }
+}

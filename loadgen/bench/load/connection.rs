@@ -1,0 +1,117 @@
+//! One connection of the load, of a device or accepted by a backend.
+
+use std::collections::VecDeque;
+use std::io::{self, Write as _};
+use std::time::Instant;
+
+use mio::net::TcpStream;
+
+/// A connection and what it is for.
+pub struct Connection {
+    /// The socket.
+    pub socket: TcpStream,
+    /// What it is for.
+    pub role: Role,
+    /// Bytes that did not fit into the socket, from `out_at` on.
+    pub out: Vec<u8>,
+    /// See `out`.
+    pub out_at: usize,
+}
+
+/// What a connection is for.
+pub enum Role {
+    /// Sends back what it gets.
+    Echo,
+    /// Waits for its connection.
+    Connecting(Errand),
+    /// Has sent its login frame; `got` bytes of it have come back.
+    LoggingIn {
+        /// What it is going to be.
+        errand: Errand,
+        /// Bytes come back.
+        got: usize,
+    },
+    /// Is logged in and says nothing.
+    Silent,
+    /// Sends messages.
+    Talking(Talk),
+    /// Sends and reads a flood.
+    Flood {
+        /// Bytes sent.
+        sent: u64,
+        /// Bytes come back.
+        got: u64,
+    },
+}
+
+/// What a device connects for.
+#[derive(Debug, Clone, Copy)]
+pub struct Errand {
+    /// What it does once it is logged in.
+    pub then: Then,
+    /// When connect was called, or was intended to be.
+    pub begun: Instant,
+    /// When the first echoed byte came.
+    pub first_echo: Option<Instant>,
+}
+
+/// After the login.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// Nothing.
+    Silence,
+    /// Messages.
+    Talk,
+    /// A flood.
+    Flood,
+    /// Reset, and connect again.
+    Reset,
+}
+
+/// Messages under way.
+#[derive(Debug, Default)]
+pub struct Talk {
+    /// Sequence numbers and the times from which their latency counts.
+    pub in_flight: VecDeque<(u64, Instant)>,
+    /// The beginning of an echo that has not come as a whole.
+    pub partial: Vec<u8>,
+}
+
+impl Connection {
+    /// A connection with nothing to send.
+    pub fn new(socket: TcpStream, role: Role) -> Connection {
+        Connection { socket, role, out: Vec::new(), out_at: 0 }
+    }
+
+    /// Sends, and keeps what does not fit.
+    pub fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let mut left = bytes;
+        while self.out_is_empty() && !left.is_empty() {
+            match self.socket.write(left) {
+                Ok(n) => left = &left[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.extend_from_slice(left);
+        Ok(())
+    }
+
+    /// Sends what was kept. `true`: nothing is left.
+    pub fn flush(&mut self) -> io::Result<bool> {
+        while !self.out_is_empty() {
+            match self.socket.write(&self.out[self.out_at..]) {
+                Ok(n) => self.out_at += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.clear();
+        self.out_at = 0;
+        Ok(true)
+    }
+
+    fn out_is_empty(&self) -> bool {
+        self.out_at == self.out.len()
+    }
+}

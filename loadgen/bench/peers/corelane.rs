@@ -1,0 +1,137 @@
+//! corelane: everything on.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::{Feature, Forwarder, Setup};
+use crate::run::plan::Tweak;
+
+/// Its schema of its configuration.
+pub fn schema(program: &Path) -> anyhow::Result<Value> {
+    let output = Command::new(program)
+        .args(["config", "schema"])
+        .output()
+        .with_context(|| format!("{}: build it first, or say --corelane", program.display()))?;
+    if !output.status.success() {
+        bail!("{} config schema: {}", program.display(), output.status);
+    }
+    serde_json::from_slice(&output.stdout).context("reading the schema of corelane")
+}
+
+/// The key that makes a feature.
+pub fn key(feature: Feature) -> &'static str {
+    match feature {
+        Feature::Spin => "runtime.spin",
+        Feature::Warm => "pool.NAME.warm",
+    }
+}
+
+/// Whether a schema has the key of a feature.
+pub fn has(schema: &Value, feature: Feature) -> bool {
+    let name = key(feature).rsplit('.').next().unwrap_or_default();
+    match schema {
+        Value::Object(members) => {
+            let properties = members.get("properties").and_then(Value::as_object);
+            properties.is_some_and(|properties| properties.contains_key(name))
+                || members.values().any(|member| has(member, feature))
+        }
+        Value::Array(items) => items.iter().any(|item| has(item, feature)),
+        _ => false,
+    }
+}
+
+/// How to start it.
+pub fn forwarder(program: &Path, setup: &Setup) -> Forwarder {
+    let file = setup.folder.join("corelane.toml");
+    Forwarder {
+        program: program.to_path_buf(),
+        arguments: vec!["run".into(), "-c".into(), file.display().to_string()],
+        config: config(setup),
+        file,
+        death: Signal::SIGKILL,
+        processes: 1,
+    }
+}
+
+fn config(setup: &Setup) -> String {
+    let backends: Vec<String> = setup.backends.iter().map(|b| format!("  \"{b}\",\n")).collect();
+    let spin = match setup.tweak {
+        Tweak::Spin => "spin = \"50us\"\n",
+        _ => "",
+    };
+    let warm = match setup.tweak {
+        // Backends may come a moment later than the forwarder.
+        Tweak::Warm(count) => format!("warm = {count}\nfail_timeout = \"100ms\"\n"),
+        _ => String::new(),
+    };
+    format!(
+        r#"[runtime]
+cores = {cores:?}
+{spin}
+[admin]
+listen = "{admin}"
+
+[log]
+sessions = "{sessions}"
+
+[[listener]]
+name = "devices"
+bind = ["{listen}"]
+protocol = "frame"
+pool = "c2s"
+
+[listener.frame]
+header = ">ccHH"
+fields = ["type", "version", "time", "length"]
+key = "json:devid"
+timeout = "5s"
+
+[pool.c2s]
+balance = "crc32_mod"
+connect_timeout = "1s"
+idle_timeout = "10m"
+{warm}backends = [
+{backends}]
+"#,
+        cores = setup.cores,
+        admin = setup.admin,
+        sessions = setup.folder.join("sessions.jsonl").display(),
+        listen = setup.listen,
+        backends = backends.concat(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::tests::setup;
+    use ::corelane::config::Environment;
+
+    #[test]
+    fn configurations_are_valid() {
+        for tweak in [Tweak::None, Tweak::Warm(8), Tweak::TwoShards] {
+            let mut setup = setup(tweak);
+            setup.cores = vec![0];
+            let text = config(&setup);
+            let surroundings = Environment::of_process().unwrap();
+            let environment = Environment { cores: vec![0], ..surroundings };
+            if let Err(faults) = ::corelane::config::parse(&text, "corelane.toml", &environment) {
+                panic!("{faults}\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn features_are_found_in_schemas() {
+        let schema = serde_json::json!({
+            "properties": { "runtime": { "$ref": "#/$defs/Runtime" } },
+            "$defs": { "Runtime": { "properties": { "spin": {} } } },
+        });
+        assert!(has(&schema, Feature::Spin));
+        assert!(!has(&schema, Feature::Warm));
+    }
+}

@@ -1,0 +1,317 @@
+//! The matrix: what is measured, of whom, and with which load.
+
+use serde::Serialize;
+
+use crate::peers::{Feature, Peer};
+
+/// One question that everybody is asked in the same words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scenario {
+    /// Round trips, closed loop; forwarder and load on different cores.
+    MessagesOtherCore,
+    /// The same with everything on one core.
+    MessagesSameCore,
+    /// Latency at a fixed rate over many devices.
+    MessagesOpen,
+    /// Connect, login, echo, reset, as fast as it goes.
+    Connects,
+    /// The same at a moderate rate: time to the first echoed byte.
+    ConnectsWarm,
+    /// Memory of silent devices.
+    Idle,
+    /// Bulk on another core than the load's.
+    BulkOtherCore,
+    /// Bulk with everything on one core.
+    BulkSameCore,
+    /// Cost of a message beside few and many silent devices.
+    GrowthIdle,
+    /// Cost of a message with one and two shards.
+    GrowthShards,
+    /// Cost of a message with a small and a large table.
+    GrowthBackends,
+}
+
+/// Who answers a question, and how set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arm {
+    /// Name in reports.
+    pub name: &'static str,
+    /// The program.
+    pub peer: Peer,
+    /// What is special about it.
+    pub tweak: Tweak,
+}
+
+/// What an arm does not share with the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tweak {
+    /// Nothing.
+    None,
+    /// corelane spins before it sleeps.
+    Spin,
+    /// corelane keeps this many connections per backend ready.
+    Warm(u32),
+    /// HAProxy may splice(2).
+    Splice,
+    /// This many silent devices beside the load.
+    Idle(u32),
+    /// Two shards on two cores.
+    TwoShards,
+    /// This many backends in the table.
+    Backends(u32),
+}
+
+const fn arm(name: &'static str, peer: Peer, tweak: Tweak) -> Arm {
+    Arm { name, peer, tweak }
+}
+
+const DIRECT: Arm = arm("direct", Peer::Direct, Tweak::None);
+const CORELANE: Arm = arm("corelane", Peer::Corelane, Tweak::None);
+const HAPROXY: Arm = arm("haproxy", Peer::Haproxy, Tweak::None);
+const NGINX: Arm = arm("nginx", Peer::Nginx, Tweak::None);
+const SPIN: Arm = arm("corelane-spin", Peer::Corelane, Tweak::Spin);
+const WARM: Arm = arm("corelane-warm", Peer::Corelane, Tweak::Warm(64));
+const SPLICE: Arm = arm("haproxy-splice", Peer::Haproxy, Tweak::Splice);
+
+impl Scenario {
+    /// All, in the order of the report.
+    pub const ALL: [Scenario; 11] = [
+        Scenario::MessagesOtherCore,
+        Scenario::MessagesSameCore,
+        Scenario::MessagesOpen,
+        Scenario::Connects,
+        Scenario::ConnectsWarm,
+        Scenario::Idle,
+        Scenario::BulkOtherCore,
+        Scenario::BulkSameCore,
+        Scenario::GrowthIdle,
+        Scenario::GrowthShards,
+        Scenario::GrowthBackends,
+    ];
+
+    /// Its name on the command line and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scenario::MessagesOtherCore => "messages-other-core",
+            Scenario::MessagesSameCore => "messages-same-core",
+            Scenario::MessagesOpen => "messages-open",
+            Scenario::Connects => "connects",
+            Scenario::ConnectsWarm => "connects-warm",
+            Scenario::Idle => "idle",
+            Scenario::BulkOtherCore => "bulk-other-core",
+            Scenario::BulkSameCore => "bulk-same-core",
+            Scenario::GrowthIdle => "growth-idle",
+            Scenario::GrowthShards => "growth-shards",
+            Scenario::GrowthBackends => "growth-backends",
+        }
+    }
+
+    /// What is asked, for readers.
+    pub fn question(self) -> &'static str {
+        match self {
+            Scenario::MessagesOtherCore => {
+                "64 connections, 128-byte messages echoed, closed loop; forwarder on one core, \
+                 devices and backends on another"
+            }
+            Scenario::MessagesSameCore => {
+                "64 connections, 128-byte messages echoed, closed loop; everything on one core"
+            }
+            Scenario::MessagesOpen => {
+                "20,000 messages per second over 2,000 devices, latency from the intended send \
+                 time; forwarder on one core, devices and backends on another"
+            }
+            Scenario::Connects => {
+                "connect, login frame, echo, reset, 64 at a time, as fast as it goes; forwarder \
+                 on one core, devices and backends on another"
+            }
+            Scenario::ConnectsWarm => {
+                "connect, login frame, echo, reset, one after the other at a fixed rate: from \
+                 connect to the first echoed byte"
+            }
+            Scenario::Idle => {
+                "devices that have logged in and are silent: bytes each in the forwarder's memory \
+                 cgroup, kernel memory included, and its resident part"
+            }
+            Scenario::BulkOtherCore => {
+                "4 connections echoing as fast as they can (bytes counted once); forwarder on one \
+                 core, devices and backends on another"
+            }
+            Scenario::BulkSameCore => {
+                "4 connections echoing as fast as they can (bytes counted once); everything on \
+                 one core"
+            }
+            Scenario::GrowthIdle => {
+                "messages-other-core again, beside silent devices: few against many"
+            }
+            Scenario::GrowthShards => {
+                "messages-other-core again: one shard, and two, the second on the load's core"
+            }
+            Scenario::GrowthBackends => {
+                "messages-other-core again: a table of 3 backends, and one of 3,000"
+            }
+        }
+    }
+
+    /// Who is asked.
+    pub fn arms(self) -> Vec<Arm> {
+        let corelane = |name, tweak| arm(name, Peer::Corelane, tweak);
+        match self {
+            Scenario::MessagesOtherCore | Scenario::MessagesSameCore | Scenario::Connects => {
+                vec![DIRECT, CORELANE, HAPROXY, NGINX]
+            }
+            Scenario::MessagesOpen => vec![DIRECT, CORELANE, SPIN, HAPROXY, NGINX],
+            Scenario::ConnectsWarm => vec![DIRECT, CORELANE, WARM, HAPROXY, NGINX],
+            Scenario::Idle => vec![CORELANE, HAPROXY, NGINX],
+            Scenario::BulkOtherCore | Scenario::BulkSameCore => {
+                vec![DIRECT, CORELANE, HAPROXY, SPLICE, NGINX]
+            }
+            Scenario::GrowthIdle => vec![
+                corelane("100 idle", Tweak::Idle(100)),
+                corelane("9,000 idle", Tweak::Idle(DEVICES_IDLE)),
+            ],
+            Scenario::GrowthShards => {
+                vec![CORELANE, corelane("two shards", Tweak::TwoShards)]
+            }
+            Scenario::GrowthBackends => vec![
+                corelane("3 backends", Tweak::Backends(3)),
+                corelane("3,000 backends", Tweak::Backends(3_000)),
+            ],
+        }
+    }
+
+    /// Whether forwarder and load share a core.
+    pub fn is_same_core(self) -> bool {
+        matches!(self, Scenario::MessagesSameCore | Scenario::BulkSameCore)
+    }
+}
+
+impl Tweak {
+    /// What corelane needs to have for it.
+    pub fn feature(self) -> Option<Feature> {
+        match self {
+            Tweak::Spin => Some(Feature::Spin),
+            Tweak::Warm(_) => Some(Feature::Warm),
+            _ => None,
+        }
+    }
+}
+
+/// Silent devices, if descriptors allow: each takes two in the forwarder and two in the load.
+pub const DEVICES_IDLE: u32 = 9_000;
+/// Rate of `messages-open`, per second.
+pub const OPEN_RATE: u32 = 20_000;
+/// Devices of `messages-open`.
+pub const OPEN_DEVICES: u32 = 2_000;
+/// Connections per second of `connects-warm`: leaves time to make the next ones ready.
+pub const WARM_RATE: u32 = 500;
+
+/// How long things are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Pace {
+    /// Rounds, each with every arm of every scenario once.
+    pub rounds: u32,
+    /// Load before a measurement, seconds.
+    pub warmup_s: f64,
+    /// A measurement, seconds.
+    pub seconds: f64,
+    /// Silent devices at most.
+    pub devices_idle_max: u32,
+}
+
+impl Pace {
+    /// The arguments of `corelane-bench load` after target and backends.
+    pub fn load_arguments(&self, scenario: Scenario, tweak: Tweak) -> Vec<String> {
+        let mut arguments: Vec<String> = match scenario {
+            Scenario::MessagesOtherCore
+            | Scenario::MessagesSameCore
+            | Scenario::GrowthShards
+            | Scenario::GrowthIdle
+            | Scenario::GrowthBackends => words("messages --connections 64"),
+            Scenario::MessagesOpen => {
+                words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE}"))
+            }
+            Scenario::Connects => words("connects --parallel 64"),
+            Scenario::ConnectsWarm => words(&format!("connects --parallel 4 --rate {WARM_RATE}")),
+            Scenario::Idle => words(&format!("idle --count {}", self.idle(DEVICES_IDLE))),
+            Scenario::BulkOtherCore | Scenario::BulkSameCore => words("bulk --connections 4"),
+        };
+        if let Tweak::Idle(count) = tweak {
+            arguments.extend(words(&format!("--idle {}", self.idle(count))));
+        }
+        if scenario != Scenario::Idle {
+            let (warmup, seconds) = (self.warmup_s, self.seconds);
+            arguments.extend(words(&format!("--warmup {warmup}s --duration {seconds}s")));
+        }
+        arguments
+    }
+
+    /// Connections that a forwarder has to have room for, with some that are not closed yet.
+    pub fn connections(&self, scenario: Scenario, tweak: Tweak) -> u32 {
+        let silent = match (scenario, tweak) {
+            (Scenario::Idle, _) => self.idle(DEVICES_IDLE),
+            (_, Tweak::Idle(count)) => self.idle(count),
+            _ => 0,
+        };
+        let busy = if scenario == Scenario::MessagesOpen { OPEN_DEVICES } else { 64 };
+        silent + busy + 300
+    }
+
+    /// So many silent devices as wanted and possible.
+    pub fn idle(&self, wanted: u32) -> u32 {
+        wanted.min(self.devices_idle_max)
+    }
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split_whitespace().map(str::to_string).collect()
+}
+
+/// The order of arms in a round: each round begins with another one, so that what a round does to
+/// its first or last does not fall on the same arm.
+pub fn rotated<T: Copy>(arms: &[T], round: u32) -> Vec<T> {
+    let mut order = arms.to_vec();
+    if !order.is_empty() {
+        order.rotate_left(round as usize % arms.len());
+    }
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_distinct_and_serialised_alike() {
+        let names: BTreeSet<&str> = Scenario::ALL.iter().map(|s| s.name()).collect();
+        assert_eq!(names.len(), Scenario::ALL.len());
+        for scenario in Scenario::ALL {
+            assert_eq!(serde_json::to_value(scenario).unwrap(), scenario.name());
+            let arms: BTreeSet<&str> = scenario.arms().iter().map(|arm| arm.name).collect();
+            assert_eq!(arms.len(), scenario.arms().len());
+        }
+    }
+
+    #[test]
+    fn every_arm_has_every_place_once() {
+        let arms = [1, 2, 3, 4];
+        let mut seen = BTreeSet::new();
+        for round in 0..4 {
+            for (place, arm) in rotated(&arms, round).into_iter().enumerate() {
+                assert!(seen.insert((place, arm)));
+            }
+        }
+        assert_eq!((seen.len(), rotated::<u8>(&[], 3).len()), (16, 0));
+    }
+
+    #[test]
+    fn few_descriptors_mean_few_idle_devices() {
+        let pace = Pace { rounds: 1, warmup_s: 0.5, seconds: 2.0, devices_idle_max: 500 };
+        let many = pace.load_arguments(Scenario::GrowthIdle, Tweak::Idle(9_000)).join(" ");
+        assert_eq!(many, "messages --connections 64 --idle 500 --warmup 0.5s --duration 2s");
+        let idle = pace.load_arguments(Scenario::Idle, Tweak::None).join(" ");
+        assert_eq!(idle, "idle --count 500");
+        assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
+    }
+}
