@@ -57,6 +57,8 @@ pub struct Runtime {
     pub ring_entries: u32,
     /// Largest buffer, in bytes, that one direction of a busy session may own.
     pub relay_buffer_max: usize,
+    /// How long a shard looks for work before it sleeps; zero: it sleeps at once.
+    pub spin: Duration,
     /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
     pub descriptors_needed: u64,
 }

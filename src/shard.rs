@@ -9,6 +9,7 @@ mod loads;
 pub mod mailbox;
 pub mod ring;
 mod sessions;
+mod spin;
 mod watch;
 pub mod wheel;
 
@@ -83,6 +84,7 @@ pub struct Shard {
     closing_relays: RefCell<Vec<(Relay, End)>>,
     pipes: Pipes,
     spares: Spares,
+    activity: spin::Activity,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
@@ -110,6 +112,15 @@ pub async fn run(setup: Setup) -> io::Result<()> {
         monoio::spawn(accept::run(shard.clone(), index, bound));
     }
     monoio::spawn(run_timer(shard.clone(), timer));
+    let spin = shard.config.runtime.spin;
+    if !spin.is_zero() {
+        let spinning = spin::run(shard.clone(), spin);
+        monoio::spawn(async move {
+            if let Err(error) = spinning.await {
+                tracing::error!(%error, "a shard sleeps although it is to spin");
+            }
+        });
+    }
     monoio::spawn(watch::run_poller(shard.clone()));
     monoio::spawn(watch::run_exchange(shard.clone()));
     while let Ok(ready) = shard.finished.or(mail.readable()).await {
@@ -159,6 +170,7 @@ impl Shard {
             closing_relays: RefCell::default(),
             pipes: Pipes::default(),
             spares: Spares::default(),
+            activity: spin::Activity::default(),
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),

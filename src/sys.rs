@@ -15,4 +15,4 @@ pub use limits::raise_descriptors;
 pub use pipe::Pipe;
 pub use poller::{Interest, Poller, Report};
 pub use socket::{Connecting, Socket, connecting, peek};
-pub use wake::{Timer, WakeFd, eventfd};
+pub use wake::{Timer, WakeFd, always_readable, eventfd};

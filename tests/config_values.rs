@@ -17,6 +17,7 @@ max_connections = 1_234
 drain_timeout = "1m"
 ring_entries = 0x400
 relay_buffer_max = "16KiB"
+spin = "50us"
 
 [admin]
 listen = "unix:/run/admin.sock"
@@ -110,6 +111,7 @@ fn of_the_process() {
     assert_eq!(config.runtime.drain_timeout, seconds(60));
     assert_eq!(config.runtime.ring_entries, 1_024);
     assert_eq!(config.runtime.relay_buffer_max, 16 << 10);
+    assert_eq!(config.runtime.spin, Duration::from_micros(50));
     // Two shards, each with three bound addresses and six warm connections to each of two backends.
     assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2) + 64);
     assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));

@@ -73,6 +73,7 @@ fn config(pools: Vec<Pool>) -> Config {
             drain_timeout: Duration::from_secs(1),
             ring_entries: 64,
             relay_buffer_max: 65_536,
+            spin: std::time::Duration::ZERO,
             descriptors_needed: 300,
         },
         admin: None,

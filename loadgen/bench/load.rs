@@ -16,8 +16,8 @@ mod traffic;
 
 use std::io::Read as _;
 
-pub use self::args::LoadArgs;
 use self::args::Kind;
+pub use self::args::LoadArgs;
 use self::backends::Backends;
 use self::engine::Engine;
 

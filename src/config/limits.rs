@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::quantity::{ByteCount, Count, Rule};
+use super::quantity::{ByteCount, Count, Rule, ShortDuration};
 
 /// The tick of a shard: no deadline is finer.
 const TICK: Duration = Duration::from_millis(100);
@@ -32,6 +32,13 @@ pub const RELAY_BUFFER_MAX: Rule<ByteCount> = Rule {
     default: Some(ByteCount(64 << 10)),
     least: ByteCount(4 << 10),
     most: ByteCount(1 << 20),
+};
+
+/// Off; longer than a reply takes to come back is wasted.
+pub const SPIN: Rule<ShortDuration> = Rule {
+    default: Some(ShortDuration(Duration::ZERO)),
+    least: ShortDuration(Duration::ZERO),
+    most: ShortDuration(Duration::from_millis(10)),
 };
 
 /// Records per shard.

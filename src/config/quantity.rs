@@ -144,6 +144,39 @@ impl Quantity for Duration {
     }
 }
 
+/// A duration of microseconds to milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ShortDuration(pub Duration);
+
+/// Units of a short duration.
+const SHORT_UNITS: &[(&str, &str, u64)] =
+    &[("us", "us", 1), ("ms", "ms", 1_000), ("", "us", 1), ("usec", "us", 1), ("µs", "us", 1)];
+
+impl Shape for ShortDuration {
+    const EXPECTED: &'static str = "a whole number and its unit, us or ms: \"50us\", \"1ms\"";
+
+    fn schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": "^[0-9]+(us|ms)$" })
+    }
+
+    fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
+        with_unit(scalar, SHORT_UNITS)
+            .map(|microseconds| ShortDuration(Duration::from_micros(microseconds)))
+            .map_err(|miss| miss.problem("duration", Self::EXPECTED))
+    }
+}
+
+impl Quantity for ShortDuration {
+    fn written(self) -> String {
+        let microseconds = self.0.as_micros();
+        match microseconds {
+            0 => "0us".to_string(),
+            _ if microseconds.is_multiple_of(1_000) => format!("{}ms", microseconds / 1_000),
+            _ => format!("{microseconds}us"),
+        }
+    }
+}
+
 /// A size in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ByteCount(pub u64);
@@ -249,6 +282,13 @@ mod tests {
             assert_eq!(duration, Duration::from_millis(milliseconds));
             assert_eq!(duration.written(), text);
         }
+        for (text, microseconds) in [("0us", 0), ("50us", 50), ("2ms", 2_000)] {
+            let short = ShortDuration::from_scalar(Scalar::Text(text)).expect(text);
+            assert_eq!(short, ShortDuration(Duration::from_micros(microseconds)));
+            assert_eq!(short.written(), text);
+        }
+        let problem = ShortDuration::from_scalar(Scalar::Text("1s")).expect_err("not short");
+        assert_eq!(problem.near, None);
         for (text, bytes) in [("512B", 512), ("8KiB", 8_192), ("1MiB", 1 << 20)] {
             let size = ByteCount::from_scalar(Scalar::Text(text)).expect(text);
             assert_eq!(size, ByteCount(bytes));

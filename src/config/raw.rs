@@ -11,7 +11,7 @@ use serde::de::MapAccess;
 
 use super::fault::Problem;
 use super::limits;
-use super::quantity::{ByteCount, Count};
+use super::quantity::{ByteCount, Count, ShortDuration};
 use super::shape::{Entries, Scalar, Shape, Slot, table_shapes};
 use super::value::{
     Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
@@ -66,6 +66,9 @@ pub struct Runtime {
     /// Largest buffer that one direction of a busy session may own.
     #[schemars(transform = limits::RELAY_BUFFER_MAX.describe())]
     pub relay_buffer_max: Slot<ByteCount>,
+    /// How long a shard looks for work before it sleeps.
+    #[schemars(transform = limits::SPIN.describe())]
+    pub spin: Slot<ShortDuration>,
 }
 
 /// The admin interface.

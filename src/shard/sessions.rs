@@ -40,6 +40,7 @@ impl Shard {
 
     /// Begins a session for a connection that is counted already.
     pub(super) fn begin(self: &Rc<Self>, listener: usize, accepted: Accepted) {
+        self.activity.note();
         let cells = self.listener_cells(listener);
         cells.sessions.add(1);
         cells.active.add(1);

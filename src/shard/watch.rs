@@ -21,6 +21,7 @@ const BATCHES_MAX: usize = 16;
 pub async fn run_poller(shard: Rc<Shard>) {
     loop {
         alive(shard.poller.ready().await, &shard, "epoll set");
+        shard.activity.note();
         for _ in 0..BATCHES_MAX {
             if !shard.poller.take(|token, report| shard.reported(token, report)) {
                 break;
@@ -33,6 +34,7 @@ pub async fn run_poller(shard: Rc<Shard>) {
 pub async fn run_exchange(shard: Rc<Shard>) {
     loop {
         alive(shard.exchange.ready().await, &shard, "exchange");
+        shard.activity.note();
         for _ in 0..BATCHES_MAX {
             let taken = shard.exchange.turn(&mut &*shard);
             // Sends that named their sockets are done.

@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use io_uring::types::{BufRingEntry, Fd};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 
-use super::WakeFd;
+use super::{WakeFd, always_readable};
 
 /// Bytes of a buffer. Larger messages are better received with a call and a larger buffer.
 pub const BUFFER_LEN: usize = 4096;
@@ -114,12 +114,10 @@ impl Exchange {
         // SAFETY: the ring is open while it is borrowed here; the clone is a descriptor of its own.
         let fd = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.try_clone_to_owned()?;
         let wake = WakeFd::new(fd)?;
-        let always = super::eventfd()?;
-        rustix::io::write(&always, &1u64.to_ne_bytes())?;
         Ok(Exchange {
             ring: RefCell::new(ring),
             wake,
-            always: WakeFd::new(always)?,
+            always: always_readable()?,
             buffers,
             completed: RefCell::default(),
             sending: RefCell::default(),

@@ -68,6 +68,16 @@ pub fn eventfd() -> io::Result<OwnedFd> {
     Ok(rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)
 }
 
+/// A descriptor that is always readable.
+///
+/// # Errors
+/// What eventfd(2) or the ring says.
+pub fn always_readable() -> io::Result<WakeFd> {
+    let fd = eventfd()?;
+    rustix::io::write(&fd, &1u64.to_ne_bytes())?;
+    WakeFd::new(fd)
+}
+
 /// A periodic timer. One per shard replaces a timer per connection: an armed monoio timer would
 /// make every park of the ring carry a kernel timeout.
 #[derive(Debug)]

@@ -188,7 +188,8 @@ impl Engine {
         }
         self.run_until(start + self.plan.warmup)?;
         self.counts = Counts::new()?;
-        let (before, begun) = (Snapshot::take(&self.plan.measured, &self.plan.ends)?, Instant::now());
+        let (before, begun) =
+            (Snapshot::take(&self.plan.measured, &self.plan.ends)?, Instant::now());
         self.run_until(begun + self.plan.duration)?;
         let after = Snapshot::take(&self.plan.measured, &self.plan.ends)?;
         self.measured = Some((after.since(&before), begun.elapsed()));

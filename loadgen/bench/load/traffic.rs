@@ -300,5 +300,6 @@ fn is_pattern(pattern: &[u8], offset: u64, piece: &[u8]) -> bool {
     let at = (offset % CHUNK as u64) as usize;
     let ends = piece.len().min(16);
     let tail = at + piece.len() - ends;
-    piece[..ends] == pattern[at..at + ends] && piece[piece.len() - ends..] == pattern[tail..tail + ends]
+    piece[..ends] == pattern[at..at + ends]
+        && piece[piece.len() - ends..] == pattern[tail..tail + ends]
 }

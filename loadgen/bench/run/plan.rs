@@ -232,7 +232,7 @@ impl Pace {
                 words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE}"))
             }
             Scenario::Connects => words("connects --parallel 64"),
-            Scenario::ConnectsWarm => words(&format!("connects --parallel 4 --rate {WARM_RATE}")),
+            Scenario::ConnectsWarm => words(&format!("connects --parallel 64 --rate {WARM_RATE}")),
             Scenario::Idle => words(&format!("idle --count {}", self.idle(DEVICES_IDLE))),
             Scenario::BulkOtherCore | Scenario::BulkSameCore => words("bulk --connections 4"),
         };

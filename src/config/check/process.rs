@@ -31,6 +31,7 @@ impl Checker<'_> {
             &path.key("relay_buffer_max"),
             limits::RELAY_BUFFER_MAX,
         );
+        let spin = self.within(raw.spin, &path.key("spin"), limits::SPIN);
         let cores = cores?;
         let descriptors = sockets?.with_shards(cores.len());
         let (max_connections, descriptors_needed) = if written {
@@ -45,6 +46,7 @@ impl Checker<'_> {
             drain_timeout: drain_timeout?,
             ring_entries: ring_entries?,
             relay_buffer_max: usize::try_from(relay_buffer_max).ok()?,
+            spin: spin?.0,
             descriptors_needed,
         })
     }
