@@ -8,10 +8,10 @@ use std::process::Command;
 use anyhow::{Context, bail};
 use clap::Args;
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getppid};
+use rustix::process::set_parent_process_death_signal;
 
 /// `corelane-bench launch`
 #[derive(Debug, Args)]
@@ -35,7 +35,7 @@ pub struct LaunchArgs {
 
 /// Does not return if it succeeds.
 pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
-    set_pdeathsig(args.death).context("asking to end with the benchmark")?;
+    end_with_parent(args.death)?;
     if getppid() != Pid::from_raw(args.parent) {
         bail!("the benchmark has ended already");
     }
@@ -55,4 +55,10 @@ pub fn launch(args: &LaunchArgs) -> anyhow::Result<u8> {
     let (program, arguments) = args.program.split_first().context("no program")?;
     let error = Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("starting {program}"))
+}
+
+/// Has the kernel send this signal to us when our parent ends.
+pub fn end_with_parent(signal: Signal) -> anyhow::Result<()> {
+    let signal = rustix::process::Signal::from_named_raw(signal as i32);
+    set_parent_process_death_signal(signal).context("asking to end with the parent")
 }

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
-use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
 use super::args::Plan;
 use super::engine::Engine;
+use crate::launch::end_with_parent;
 
 const LISTENING: &str = "listening";
 
@@ -18,7 +18,7 @@ const LISTENING: &str = "listening";
 /// # Errors
 /// What the machine refuses.
 pub fn serve(plan: Plan) -> anyhow::Result<u8> {
-    set_pdeathsig(Signal::SIGKILL)?;
+    end_with_parent(Signal::SIGKILL)?;
     let mut engine = Engine::new(plan)?;
     engine.listen()?;
     println!("{LISTENING}");

@@ -111,7 +111,7 @@ impl Engine {
             again: Vec::new(),
             buffer: vec![0; CHUNK],
             message,
-            pattern: (0..2 * CHUNK).map(|n| (n % CHUNK * 2_654_435_761 >> 11) as u8).collect(),
+            pattern: (0..2 * CHUNK).map(|n| ((n % CHUNK * 2_654_435_761) >> 11) as u8).collect(),
             devices: Vec::new(),
             next_device: 0,
             next_sequence: 0,
