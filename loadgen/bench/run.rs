@@ -57,15 +57,17 @@ const DESCRIPTORS_RESERVED: u64 = 1_200;
 
 impl RunArgs {
     fn pace(&self, descriptors_max: u64) -> anyhow::Result<Pace> {
-        let seconds = self.seconds.unwrap_or(if self.quick { 1.0 } else { 4.0 });
+        let seconds = self.seconds.unwrap_or(if self.quick { 0.8 } else { 4.0 });
         if !(0.05..=600.0).contains(&seconds) {
             bail!("--seconds: 0.05 to 600");
         }
         // Each silent device takes two descriptors in the forwarder and two in the load.
         let possible = descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / 2;
         let possible = u32::try_from(possible).unwrap_or(u32::MAX);
+        let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { 5 });
         Ok(Pace {
-            rounds: self.rounds.unwrap_or(if self.quick { 3 } else { 5 }),
+            rounds,
+            idle_rounds: if self.quick { 1 } else { rounds },
             warmup_s: (seconds / 4.0).min(1.0),
             seconds,
             devices_idle_max: possible.min(self.devices),

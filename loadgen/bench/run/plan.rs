@@ -211,6 +211,8 @@ pub const WARM_RATE: u32 = 500;
 pub struct Pace {
     /// Rounds, each with every arm of every scenario once.
     pub rounds: u32,
+    /// Rounds with [`Scenario::Idle`]: it takes long and always comes out the same.
+    pub idle_rounds: u32,
     /// Load before a measurement, seconds.
     pub warmup_s: f64,
     /// A measurement, seconds.
@@ -244,6 +246,11 @@ impl Pace {
             arguments.extend(words(&format!("--warmup {warmup}s --duration {seconds}s")));
         }
         arguments
+    }
+
+    /// Whether a scenario is in this round, counted from 0.
+    pub fn has(&self, scenario: Scenario, round: u32) -> bool {
+        scenario != Scenario::Idle || round < self.idle_rounds
     }
 
     /// Connections that a forwarder has to have room for, with some that are not closed yet.
@@ -307,7 +314,10 @@ mod tests {
 
     #[test]
     fn few_descriptors_mean_few_idle_devices() {
-        let pace = Pace { rounds: 1, warmup_s: 0.5, seconds: 2.0, devices_idle_max: 500 };
+        let pace =
+            Pace { rounds: 2, idle_rounds: 1, warmup_s: 0.5, seconds: 2.0, devices_idle_max: 500 };
+        assert!(pace.has(Scenario::Idle, 0) && !pace.has(Scenario::Idle, 1));
+        assert!(pace.has(Scenario::Connects, 1));
         let many = pace.load_arguments(Scenario::GrowthIdle, Tweak::Idle(9_000)).join(" ");
         assert_eq!(many, "messages --connections 64 --idle 500 --warmup 0.5s --duration 2s");
         let idle = pace.load_arguments(Scenario::Idle, Tweak::None).join(" ");

@@ -51,7 +51,7 @@ impl Campaign<'_> {
             self.pace.rounds, self.pace.seconds
         );
         for round in 0..self.pace.rounds {
-            for (scenario, arms) in &matrix {
+            for (scenario, arms) in matrix.iter().filter(|(s, _)| self.pace.has(*s, round)) {
                 for (number, arm) in rotated(arms, round).into_iter().enumerate() {
                     let place = Place { scenario: *scenario, arm, round, number };
                     self.take_turn(place, &mut ports, &mut found)
