@@ -222,19 +222,22 @@ mod tests {
     use super::results::tests::matrix;
     use super::*;
 
+    const PACE: Pace = Pace {
+        rounds: 3,
+        idle_rounds: 3,
+        warmup_s: 0.1,
+        seconds: 1.0,
+        open_seconds: 2.0,
+        devices_idle_max: 9_000,
+    };
+
     /// A run with three rounds of everything.
     pub fn sample(factor: f64) -> Run {
         Run {
             started_unix_s: 1_800_000_000,
             finished_unix_s: 1_800_000_100,
             is_quick: true,
-            pace: Pace {
-                rounds: 3,
-                idle_rounds: 3,
-                warmup_s: 0.1,
-                seconds: 1.0,
-                devices_idle_max: 9_000,
-            },
+            pace: PACE,
             machine: Machine::look("cubic").unwrap(),
             versions: [("nginx", "nginx <1.22> & co".to_string())].into(),
             scenarios: Scenario::ALL.to_vec(),

@@ -57,7 +57,11 @@ const DESCRIPTORS_RESERVED: u64 = 1_200;
 
 impl RunArgs {
     fn pace(&self, descriptors_max: u64) -> anyhow::Result<Pace> {
-        let seconds = self.seconds.unwrap_or(if self.quick { 0.8 } else { 4.0 });
+        let (seconds, open_seconds) = match (self.seconds, self.quick) {
+            (Some(seconds), _) => (seconds, seconds),
+            (None, true) => (0.6, 2.5),
+            (None, false) => (4.0, 4.0),
+        };
         if !(0.05..=600.0).contains(&seconds) {
             bail!("--seconds: 0.05 to 600");
         }
@@ -70,6 +74,7 @@ impl RunArgs {
             idle_rounds: if self.quick { 1 } else { rounds },
             warmup_s: (seconds / 4.0).min(1.0),
             seconds,
+            open_seconds,
             devices_idle_max: possible.min(self.devices),
         })
     }

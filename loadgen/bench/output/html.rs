@@ -25,7 +25,7 @@ table { border-collapse: collapse; margin: .75rem 0; font-size: .9rem;
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
 table.targets th:nth-child(2), table.targets td:nth-child(2), td.state { text-align: left; }
-td.holds { color: var(--good); } td.missed { color: var(--bad); font-weight: 600; }
+td.holds { color: var(--good); } td.missed, td.too { color: var(--bad); font-weight: 600; }
 svg { display: block; width: 100%; max-width: 760px; height: auto; margin: .5rem 0 1rem; }
 svg text { fill: var(--text); font: 12px system-ui, sans-serif; }
 svg .grid { stroke: var(--line); } svg .range { stroke: var(--text); opacity: .7; }

@@ -67,8 +67,8 @@ pub fn facts(page: &Page<'_>) -> Vec<(&'static str, String)> {
         (
             "rounds",
             format!(
-                "{} of {} s per measurement, {} s before it",
-                pace.rounds, pace.seconds, pace.warmup_s
+                "{} of {} s per measurement ({} s at a fixed rate), {} s of load before it",
+                pace.rounds, pace.seconds, pace.open_seconds, pace.warmup_s
             ),
         ),
         ("machine", format!("{} × {}{virtual_note}", machine.cores.len(), machine.cpu)),

@@ -50,6 +50,8 @@ pub enum State {
     Holds,
     /// It does not.
     Missed,
+    /// The rounds do not agree with each other.
+    TooNoisy,
     /// Nobody asked, or nobody could answer.
     NotMeasured,
 }
@@ -77,6 +79,7 @@ impl State {
         match self {
             State::Holds => "holds",
             State::Missed => "missed",
+            State::TooNoisy => "too noisy",
             State::NotMeasured => "not measured",
         }
     }
@@ -169,6 +172,14 @@ pub fn judge(results: Results<'_>) -> Vec<Check> {
     checks
 }
 
+/// Half the rounds may be this far from the median, if the bound is among them.
+const RATIO_DEVIATION_MAX: f64 = 0.25;
+
+/// Whether the rounds are so far apart that their median says little about the bound among them.
+fn is_undecided(value: Summary, bound: f64) -> bool {
+    value.deviation > RATIO_DEVIATION_MAX && (value.min..value.max).contains(&bound)
+}
+
 fn judged(
     target: u8,
     what: String,
@@ -177,6 +188,7 @@ fn judged(
 ) -> Check {
     let state = match value {
         None => State::NotMeasured,
+        Some(value) if is_undecided(value, bound) => State::TooNoisy,
         Some(value) if relation.holds(value.median, bound) => State::Holds,
         Some(_) => State::Missed,
     };
@@ -307,13 +319,15 @@ pub fn noise(results: Results<'_>) -> Noise {
     Noise { sources, is_too_noisy }
 }
 
-/// 3 the machine was too noisy to compare, 1 a target is missed, 0 what was measured holds.
+/// 3 the machine was too noisy to compare, 1 a target is missed, 3 none is missed and one is
+/// undecided, 0 what was measured holds.
 pub fn exit_code(checks: &[Check], noise: &Noise) -> u8 {
-    let is_missed = checks.iter().any(|check| check.state == State::Missed);
-    match (noise.is_too_noisy, is_missed) {
-        (true, _) => 3,
-        (false, true) => 1,
-        (false, false) => 0,
+    let any = |state| checks.iter().any(|check| check.state == state);
+    match noise.is_too_noisy {
+        true => 3,
+        false if any(State::Missed) => 1,
+        false if any(State::TooNoisy) => 3,
+        false => 0,
     }
 }
 
@@ -321,6 +335,7 @@ pub fn exit_code(checks: &[Check], noise: &Noise) -> u8 {
 mod tests {
     use super::super::results::tests::{matrix, measurement};
     use super::*;
+    use crate::run::measurement::Measurement;
 
     fn states(checks: &[Check]) -> (usize, usize, usize) {
         let count = |state| checks.iter().filter(|check| check.state == state).count();
@@ -393,6 +408,24 @@ mod tests {
         let noise = noise(results);
         assert!(noise.is_too_noisy && noise.sources[0].what.contains("without"), "{noise:#?}");
         assert_eq!(exit_code(&judge(results), &noise), 3);
+    }
+
+    #[test]
+    fn rounds_that_disagree_about_the_bound_decide_nothing() {
+        let tail = |values: [f64; 3]| {
+            let mut all = matrix(0.5);
+            let ours =
+                |m: &&mut Measurement| m.scenario == Scenario::MessagesOpen && m.arm == "corelane";
+            for (m, value) in all.iter_mut().filter(ours).zip(values) {
+                m.metrics.insert(Metric::P99Us, value);
+            }
+            let checks = judge(Results::new(&all));
+            let state = checks.iter().find(|check| check.what.starts_with("p99 ")).unwrap().state;
+            (state, exit_code(&checks, &noise(Results::new(&all))))
+        };
+        assert_eq!(tail([100.0, 750.0, 9_000.0]), (State::TooNoisy, 3));
+        assert_eq!(tail([700.0, 750.0, 9_000.0]), (State::Holds, 0));
+        assert_eq!(tail([900.0, 2_000.0, 9_000.0]), (State::Missed, 1));
     }
 
     #[test]

@@ -217,6 +217,8 @@ pub struct Pace {
     pub warmup_s: f64,
     /// A measurement, seconds.
     pub seconds: f64,
+    /// A measurement of [`Scenario::MessagesOpen`]: tails need more than means.
+    pub open_seconds: f64,
     /// Silent devices at most.
     pub devices_idle_max: u32,
 }
@@ -242,10 +244,15 @@ impl Pace {
             arguments.extend(words(&format!("--idle {}", self.idle(count))));
         }
         if scenario != Scenario::Idle {
-            let (warmup, seconds) = (self.warmup_s, self.seconds);
+            let (warmup, seconds) = (self.warmup_s, self.window(scenario));
             arguments.extend(words(&format!("--warmup {warmup}s --duration {seconds}s")));
         }
         arguments
+    }
+
+    /// Seconds of a measurement.
+    pub fn window(&self, scenario: Scenario) -> f64 {
+        if scenario == Scenario::MessagesOpen { self.open_seconds } else { self.seconds }
     }
 
     /// Whether a scenario is in this round, counted from 0.
@@ -314,14 +321,22 @@ mod tests {
 
     #[test]
     fn few_descriptors_mean_few_idle_devices() {
-        let pace =
-            Pace { rounds: 2, idle_rounds: 1, warmup_s: 0.5, seconds: 2.0, devices_idle_max: 500 };
+        let pace = Pace {
+            rounds: 2,
+            idle_rounds: 1,
+            warmup_s: 0.5,
+            seconds: 2.0,
+            open_seconds: 3.0,
+            devices_idle_max: 500,
+        };
         assert!(pace.has(Scenario::Idle, 0) && !pace.has(Scenario::Idle, 1));
         assert!(pace.has(Scenario::Connects, 1));
         let many = pace.load_arguments(Scenario::GrowthIdle, Tweak::Idle(9_000)).join(" ");
         assert_eq!(many, "messages --connections 64 --idle 500 --warmup 0.5s --duration 2s");
         let idle = pace.load_arguments(Scenario::Idle, Tweak::None).join(" ");
         assert_eq!(idle, "idle --count 500");
+        let open = pace.load_arguments(Scenario::MessagesOpen, Tweak::None).join(" ");
+        assert!(open.ends_with("--rate 20000 --warmup 0.5s --duration 3s"), "{open}");
         assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
     }
 }
