@@ -31,9 +31,12 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<u8> {
     if plan.kind == Kind::Echo {
         return backends::serve(plan);
     }
-    let backends = Backends::start(&plan.backends)?;
-    plan.ends.push(backends.id());
+    let backends = if plan.spin { None } else { Some(Backends::start(&plan.backends)?) };
+    plan.ends.extend(backends.as_ref().map(Backends::id));
     let mut engine = Engine::new(plan)?;
+    if backends.is_none() {
+        engine.listen()?;
+    }
     engine.log_in()?;
     if engine.is_idle_kind() {
         eprintln!("ready");

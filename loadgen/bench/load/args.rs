@@ -94,7 +94,8 @@ struct Common {
     /// Whose CPU time is measured.
     #[arg(long, value_delimiter = ',')]
     measure_pid: Vec<u32>,
-    /// Never sleep, for less noise where the load has a core to itself.
+    /// Never sleep, and play devices and backends in one process: on a core of its own the load then
+    /// adds next to nothing to latencies.
     #[arg(long)]
     spin: bool,
 }
@@ -150,7 +151,7 @@ pub struct Plan {
     pub measured: Vec<u32>,
     /// Processes of the load besides this one.
     pub ends: Vec<u32>,
-    /// Never sleep.
+    /// Never sleep; backends are in this process.
     pub spin: bool,
 }
 
