@@ -8,6 +8,9 @@ use std::time::Duration;
 use gateway::path::{OnPath, Pair, Path, fill, receive_stream};
 
 const SESSIONS: usize = 20;
+/// What one direction may hold in our memory, at worst: a short read arms even a flood, and an armed
+/// receive may have filled all buffers of the shard (256 of 4 KiB) before it is taken back.
+const FLOW_BYTES: u64 = 1 << 20;
 /// What a stalled session may cost us beside its flows' bytes, and what the allocator rounds up.
 const SESSION_BYTES: u64 = 16 * 1024;
 /// One-time costs: buffers of the exchange that are touched for the first time, stacks, log.
@@ -59,7 +62,7 @@ fn assert_no_cpu(on_path: &OnPath) {
     assert!(spent < Duration::from_millis(200), "{spent:?} of CPU while all wait for two seconds");
 }
 
-/// Stalls sessions on a path. `flow_bytes`: what one direction may hold in memory.
+/// Stalls sessions on a path. `flow_bytes`: what one direction may hold in our memory.
 fn stalled_on(path: Path, message_len: usize, flow_bytes: u64) {
     let mut on_path = OnPath::start(path);
     // The first session pays for what is allocated once.
@@ -71,7 +74,8 @@ fn stalled_on(path: Path, message_len: usize, flow_bytes: u64) {
     let bound = SESSIONS as u64 * (2 * flow_bytes + SESSION_BYTES) + ONCE_BYTES;
     assert!(grown < bound, "{path:?}: {grown} bytes for {SESSIONS} stalled sessions, not {bound}");
     let taken: usize = stalled.iter().map(|one| one.to_backend + one.to_client).sum();
-    assert!(taken as u64 > 4 * bound, "only {taken} bytes were sent: nothing was held back");
+    eprintln!("{path:?}: {taken} bytes taken, {grown} bytes of memory, {bound} allowed");
+    assert!(taken as u64 > 2 * bound, "only {taken} bytes were sent: nothing was held back");
     assert_no_cpu(&on_path);
     in_parallel(stalled, read_all);
     on_path.assert_sound();
@@ -79,21 +83,18 @@ fn stalled_on(path: Path, message_len: usize, flow_bytes: u64) {
 
 #[test]
 fn polled() {
-    // One read of `relay_buffer_max`, which is 8 KiB here.
-    stalled_on(Path::Polled, 65536, 8 * 1024);
+    stalled_on(Path::Polled, 65536, FLOW_BYTES);
 }
 
 #[test]
 fn armed() {
-    // A few buffers of 4 KiB that had been filled before the receive was taken back, or a read of
-    // 64 KiB if messages ran together.
-    stalled_on(Path::Armed, 2000, 64 * 1024);
+    stalled_on(Path::Armed, 2000, FLOW_BYTES);
 }
 
 #[test]
 fn spliced() {
-    // Nothing of a flood is in our memory, but of one that is not spliced again yet when it stalls.
-    stalled_on(Path::Spliced, 65536, 64 * 1024);
+    // What waits is in the pipes.
+    stalled_on(Path::Spliced, 65536, FLOW_BYTES / 8);
 }
 
 /// Pipes of a shard are limited (`PIPES_MAX` in src/relay/bulk.rs).
@@ -113,7 +114,8 @@ fn more_stalled_floods_than_pipes_are_copied_and_counted() {
     });
     assert!(on_path.gateway.metric(exhausted) >= 1.0, "{floods} floods found pipes");
     let grown = on_path.gateway.resident_bytes().saturating_sub(before);
-    let bound = floods as u64 * (64 * 1024 + SESSION_BYTES) + ONCE_BYTES;
+    eprintln!("{floods} floods: {grown} bytes of memory");
+    let bound = floods as u64 * (FLOW_BYTES + SESSION_BYTES) + ONCE_BYTES;
     assert!(grown < bound, "{grown} bytes for {floods} stalled floods, not {bound}");
     assert_no_cpu(&on_path);
     in_parallel(stalled, read_all);
