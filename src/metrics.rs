@@ -194,9 +194,9 @@ pub struct ShardCells {
     pub log_dropped: Counter,
     /// Turns of the coarse timer.
     pub ticks: Counter,
-    /// Sessions whose relay changed from polling to an armed read.
+    /// Flows that were polled and got a receive armed.
     pub warmed_up: Counter,
-    /// Sessions whose relay went back to polling.
+    /// Flows that went quiet and are polled again.
     pub cooled_down: Counter,
     /// Sockets of ended sessions used for new ones.
     pub sockets_reused: Counter,

@@ -123,9 +123,17 @@ families! {
     ACCEPT_ERRORS = Counter "corelane_accept_errors_total" ["shard", "reason"]
         "Failed calls of accept.";
     RELAY_WARMED_UP = Counter "corelane_relay_warmed_up_total" []
-        "Times an idle connection became busy and was given buffers.";
+        "Times a flow that was polled became busy, and a receive was armed for it.";
     RELAY_COOLED_DOWN = Counter "corelane_relay_cooled_down_total" []
-        "Times a busy connection became idle and gave its buffers back.";
+        "Times a flow that was armed or spliced became quiet, and is polled again.";
+    RELAY_SPLICED = Counter "corelane_relay_spliced_total" []
+        "Times a flow was found to be a flood, to be moved by splice.";
+    RELAY_PIPES_EXHAUSTED = Counter "corelane_relay_pipes_exhausted_total" []
+        "Times a flood was copied because its shard had no pipe left for it.";
+    RELAY_BUFFERS_EXHAUSTED = Counter "corelane_relay_buffers_exhausted_total" []
+        "Times an armed receive found all buffers of its shard in use.";
+    SOCKETS_REUSED = Counter "corelane_backend_sockets_reused_total" []
+        "Connections to backends begun with the socket of a session that was reset.";
     BUGS = Counter "corelane_bugs_total" []
         "Broken invariants of our own; anything but 0 deserves a report.";
 

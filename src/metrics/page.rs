@@ -16,7 +16,10 @@ use tokio::sync::watch;
 
 use super::names::{self, Family, Kind};
 use super::process::{self, Process};
-use super::{BUCKETS_US, BackendCells, Durations, LIVES_S, ListenerCells, Metrics, PerShard};
+use super::{
+    BUCKETS_US, BackendCells, Counter, Durations, LIVES_S, ListenerCells, Metrics, PerShard,
+    ShardCells,
+};
 use crate::admin::{Phase, Stage};
 use crate::config::BackendState;
 use crate::end::{AcceptError, End, Placement, Rejection};
@@ -180,10 +183,17 @@ impl Cells {
                 errors.number(&[&shard.to_string(), error.label()], count)?;
             }
         }
-        let warmed_up = shards.sum(|cell| &cell.warmed_up);
-        let cooled_down = shards.sum(|cell| &cell.cooled_down);
-        page.family(&names::RELAY_WARMED_UP)?.number(&[], warmed_up)?;
-        page.family(&names::RELAY_COOLED_DOWN)?.number(&[], cooled_down)?;
+        let sum = |counter: fn(&ShardCells) -> &Counter| shards.sum(counter);
+        for (family, value) in [
+            (&names::RELAY_WARMED_UP, sum(|cell| &cell.warmed_up)),
+            (&names::RELAY_COOLED_DOWN, sum(|cell| &cell.cooled_down)),
+            (&names::RELAY_SPLICED, sum(|cell| &cell.relay_spliced)),
+            (&names::RELAY_PIPES_EXHAUSTED, sum(|cell| &cell.relay_pipes_exhausted)),
+            (&names::RELAY_BUFFERS_EXHAUSTED, sum(|cell| &cell.relay_buffers_exhausted)),
+            (&names::SOCKETS_REUSED, sum(|cell| &cell.sockets_reused)),
+        ] {
+            page.family(family)?.number(&[], value)?;
+        }
         page.family(&names::BUGS)?.number(&[], shards.sum(|cell| &cell.bugs))
     }
 

@@ -324,8 +324,13 @@ impl Turn<'_> {
     /// A source failed whose bytes its sink does not take: they will never all be passed on.
     fn fail_stalled(&mut self, direction: Direction) {
         let socket = SockRef::from(self.relay.socket(direction.source()));
-        if let Ok(Some(error)) = socket.take_error() {
-            self.over(direction, FlowEnd::SourceFailed(Failure::of(&error)));
+        let failure = match socket.take_error() {
+            Ok(Some(error)) => Some(Failure::of(&error)),
+            // A send to it may have taken the error.
+            Ok(None) | Err(_) => self.relay.flow(direction.back()).send_failed,
+        };
+        if let Some(failure) = failure {
+            self.over(direction, FlowEnd::SourceFailed(failure));
         }
     }
 

@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod path;
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
