@@ -119,7 +119,7 @@ impl Scenario {
             }
             Scenario::MessagesOpen => {
                 "20,000 messages per second over 2,000 devices, latency from the intended send \
-                 time; forwarder on one core, devices and backends on another"
+                 time; forwarder on one core, devices and backends on another, which never sleeps"
             }
             Scenario::Connects => {
                 "connect, login frame, echo, reset, 64 at a time, as fast as it goes; forwarder \
@@ -233,7 +233,7 @@ impl Pace {
             | Scenario::GrowthIdle
             | Scenario::GrowthBackends => words("messages --connections 64"),
             Scenario::MessagesOpen => {
-                words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE}"))
+                words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE} --spin"))
             }
             Scenario::Connects => words("connects --parallel 64"),
             Scenario::ConnectsWarm => words(&format!("connects --parallel 64 --rate {WARM_RATE}")),
@@ -336,7 +336,7 @@ mod tests {
         let idle = pace.load_arguments(Scenario::Idle, Tweak::None).join(" ");
         assert_eq!(idle, "idle --count 500");
         let open = pace.load_arguments(Scenario::MessagesOpen, Tweak::None).join(" ");
-        assert!(open.ends_with("--rate 20000 --warmup 0.5s --duration 3s"), "{open}");
+        assert!(open.ends_with("--rate 20000 --spin --warmup 0.5s --duration 3s"), "{open}");
         assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
     }
 }

@@ -1,0 +1,114 @@
+//! The benchmark's load: what it counts, and what it counts as an error. Nothing is said about
+//! speed: machines that run tests are busy.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+/// An address nobody listens on just now.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn load(arguments: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_corelane-bench"));
+    command.arg("load").args(arguments.split_whitespace()).stdin(Stdio::null());
+    command.output().unwrap()
+}
+
+fn direct(arguments: &str) -> Value {
+    let backend = free_address();
+    let output = load(&format!("{arguments} --direct --backends {backend}"));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text.lines().count(), 1, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+fn number(result: &Value, pointer: &str) -> f64 {
+    result.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer}: {result}"))
+}
+
+#[test]
+fn messages_are_echoed_and_timed() {
+    for spin in ["", "--spin"] {
+        let result = direct(&format!(
+            "messages --connections 5 --idle 3 --warmup 50ms --duration 300ms {spin}"
+        ));
+        assert_eq!(result["errors"], serde_json::json!({}));
+        assert!(number(&result, "/completed") > 5.0);
+        assert!(number(&result, "/latency_us/p50") > 0.0);
+        assert_eq!(result["percentiles"].as_array().unwrap().len(), 60);
+    }
+}
+
+#[test]
+fn an_open_loop_keeps_its_rate() {
+    let result =
+        direct("messages --connections 10 --rate 500/s --warmup 100ms --duration 1s --spin");
+    assert_eq!(result["errors"], serde_json::json!({}));
+    // A late machine finishes what was intended a little later.
+    let completed = number(&result, "/completed");
+    assert!((300.0..=700.0).contains(&completed), "{result}");
+}
+
+#[test]
+fn connections_follow_each_other_and_leave_no_time_wait() {
+    let backend = free_address();
+    let output = load(&format!(
+        "connects --parallel 4 --warmup 50ms --duration 300ms --direct --backends {backend}"
+    ));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["errors"], serde_json::json!({}));
+    assert!(number(&result, "/completed") > 4.0);
+    assert!(number(&result, "/first_echo_us/p50") > 0.0);
+    let port = format!(":{:04X}", backend.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let waiting = table.lines().filter(|line| line.contains(&port) && line.contains(" 06 "));
+    assert_eq!(waiting.count(), 0);
+}
+
+#[test]
+fn a_flood_comes_back_whole() {
+    let result = direct("bulk --connections 2 --warmup 50ms --duration 300ms");
+    assert_eq!(result["errors"], serde_json::json!({}));
+    assert!(number(&result, "/megabytes_per_second") > 1.0);
+}
+
+#[test]
+fn silent_devices_stay_until_standard_input_ends() {
+    let result = direct("idle --count 20");
+    assert_eq!(number(&result, "/completed"), 20.0);
+}
+
+/// A target that changes a byte of what it echoes, and one that does not listen.
+#[test]
+fn what_is_not_an_echo_is_an_error() {
+    let liar = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = liar.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in liar.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut frame = [0; 128];
+                while stream.read_exact(&mut frame).is_ok() {
+                    if frame[0] != 1 {
+                        frame[6] ^= 0xff;
+                    }
+                    if stream.write_all(&frame).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let backend = free_address();
+    let common = format!("--backends {backend} --warmup 0s --duration 300ms --connections 2");
+    let output = load(&format!("messages --target {address} {common}"));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(number(&result, "/errors/corrupt"), 2.0, "{result}");
+    let output = load(&format!("messages --target {} {common}", free_address()));
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused"));
+}
