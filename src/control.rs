@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::Config;
@@ -32,6 +33,8 @@ pub struct Control<'a> {
     pub phase: Arc<Phase>,
     /// Reopened on USR1.
     pub session_log: &'a SessionLogWriter,
+    /// Publish a successor of the table this often: benchmarks only, more than 0.
+    pub swap_every: Option<Duration>,
 }
 
 /// The same signal again within this time is the same request.
@@ -49,6 +52,7 @@ enum Event {
     Stop(&'static str),
     Reopen,
     Reload,
+    Swap,
     ShardEnded(usize, Result<(), String>),
 }
 
@@ -96,7 +100,7 @@ impl Plane {
         let Plane { runtime, signals } = self;
         runtime.block_on(async {
             // Kept for as long as pages are served: a watch keeps its value as long as its sender.
-            let (_tables, table) = watch::channel(control.table.clone());
+            let (tables, table) = watch::channel(control.table.clone());
             if let Some(listener) = admin {
                 tracing::info!(address = %listener.address(), "admin interface listening");
                 let state = AdminState {
@@ -116,19 +120,28 @@ impl Plane {
                 max_connections = control.config.runtime.max_connections,
                 "ready"
             );
-            control.serve(signals, ended).await
+            control.serve(signals, ended, &tables).await
         })
     }
 }
 
 impl Control<'_> {
-    async fn serve(&self, mut signals: Signals, mut ended: ShardEnds) -> Result<Ended, RunError> {
+    async fn serve(
+        &self,
+        mut signals: Signals,
+        mut ended: ShardEnds,
+        tables: &watch::Sender<Arc<Table>>,
+    ) -> Result<Ended, RunError> {
+        let mut swaps = self.swap_every.map(every);
+        // Held for one more version, by when the shards have let go of it: it is freed here.
+        let mut _previous = None;
         let mut left = self.shards.len();
         let mut stopping: Option<(&'static str, Instant)> = None;
         while left > 0 {
             let event = tokio::select! {
                 event = signals.next() => event,
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
+                () = due(&mut swaps), if stopping.is_none() => Event::Swap,
             };
             match event {
                 Event::Stop(name) => match stopping {
@@ -147,6 +160,10 @@ impl Control<'_> {
                 Event::Reload => tracing::warn!(
                     "this version cannot reload its configuration: restart it to apply changes"
                 ),
+                Event::Swap => {
+                    let next = Arc::new(tables.borrow().successor());
+                    _previous = Some(self.publish(tables, next));
+                }
                 Event::ShardEnded(shard, Err(why)) => {
                     tracing::error!(shard, why, "a shard was lost; ending");
                     return Err(RunError::ShardLost(shard, why));
@@ -160,6 +177,17 @@ impl Control<'_> {
         Ok(Ended::Drained)
     }
 
+    /// Puts a table in force, for every shard and for the pages; gives back the one before.
+    fn publish(&self, tables: &watch::Sender<Arc<Table>>, table: Arc<Table>) -> Arc<Table> {
+        tracing::debug!(version = table.version, "publishing a table");
+        for (shard, mailbox) in self.shards.iter().enumerate() {
+            if let Err(error) = mailbox.send(Message::Table(table.clone())) {
+                tracing::error!(shard, %error, "could not wake a shard");
+            }
+        }
+        tables.send_replace(table)
+    }
+
     fn drain(&self, signal: &'static str) {
         let timeout = self.config.runtime.drain_timeout;
         let open = self.metrics.process.connections.load(std::sync::atomic::Ordering::Relaxed);
@@ -170,6 +198,23 @@ impl Control<'_> {
                 tracing::error!(shard, %error, "could not wake a shard");
             }
         }
+    }
+}
+
+/// First after one period; a late turn delays the next ones instead of doubling them.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval_at(tokio::time::Instant::now() + period, period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
+/// The next turn; never without an interval.
+async fn due(interval: &mut Option<Interval>) {
+    match interval {
+        Some(interval) => {
+            interval.tick().await;
+        }
+        None => std::future::pending().await,
     }
 }
 

@@ -7,6 +7,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use core_affinity::CoreId;
 
@@ -85,15 +86,35 @@ impl std::error::Error for RunError {}
 /// # Errors
 /// Why it could not start, or that it lost a shard.
 pub fn run(config: Config) -> Result<(), RunError> {
+    run_with(config, None)
+}
+
+/// As [`run`], and publishes a new version of the table to every shard every so often: for
+/// benchmarks. Times under a millisecond count as one.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_swapping(config: Config, every: Duration) -> Result<(), RunError> {
+    run_with(config, Some(every.max(SWAP_MIN)))
+}
+
+/// The timer of the control plane is no finer.
+const SWAP_MIN: Duration = Duration::from_millis(1);
+
+fn run_with(config: Config, swap_every: Option<Duration>) -> Result<(), RunError> {
     let logs = Logs::default();
     let operational =
         OperationalLog::start(config.log.level, logs.operational.clone()).map_err(RunError::Log)?;
-    let result = run_logged(Arc::new(config), logs);
+    let result = run_logged(Arc::new(config), logs, swap_every);
     operational.finish();
     result
 }
 
-fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
+fn run_logged(
+    config: Arc<Config>,
+    logs: Logs,
+    swap_every: Option<Duration>,
+) -> Result<(), RunError> {
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
     backend::check_sources(&config).map_err(RunError::Source)?;
@@ -121,6 +142,7 @@ fn run_logged(config: Arc<Config>, logs: Logs) -> Result<(), RunError> {
         shards: running.mailboxes,
         phase,
         session_log: &session_log,
+        swap_every,
     };
     let result = plane.run(control, admin, ended);
     drop(running.files);

@@ -66,6 +66,13 @@ impl Table {
         Table { version: 1, pools }
     }
 
+    /// The next version of the same pools and backends: all of it built anew as after a change,
+    /// except the identities, whose counts carry on.
+    pub fn successor(&self) -> Table {
+        let pools = self.pools.iter().map(|pool| Arc::new(pool.successor())).collect();
+        Table { version: self.version + 1, pools }
+    }
+
     /// The pool of this name and its index.
     pub fn pool(&self, name: &str) -> Option<(usize, &Arc<Pool>)> {
         self.pools.iter().enumerate().find(|(_, pool)| pool.settings.name == name)
@@ -79,28 +86,43 @@ impl Pool {
     }
 
     fn new(settings: &config::Pool, shards: usize) -> Pool {
-        let backends = settings
-            .backends
-            .iter()
-            .map(|backend| {
-                Arc::new(Backend {
-                    address: backend.address.clone(),
-                    label: backend.address.to_string().into(),
-                    weight: backend.weight,
-                    state: backend.state,
-                    shared: Arc::new(BackendShared {
-                        live: AtomicU32::new(0),
-                        cells: PerShard::new(shards),
-                    }),
-                })
-            })
-            .collect();
+        let fresh = |backend: &config::Backend| {
+            let shared = BackendShared { live: AtomicU32::new(0), cells: PerShard::new(shards) };
+            Backend::new(backend, Arc::new(shared))
+        };
+        let backends = settings.backends.iter().map(fresh).map(Arc::new).collect();
+        Pool::build(settings, backends, Arc::new(PerShard::new(shards)))
+    }
+
+    fn successor(&self) -> Pool {
+        let backends = self.settings.backends.iter().zip(&self.backends);
+        let backends = backends.map(|(backend, old)| Backend::new(backend, old.shared.clone()));
+        Pool::build(&self.settings, backends.map(Arc::new).collect(), self.cells.clone())
+    }
+
+    fn build(
+        settings: &config::Pool,
+        backends: Vec<Arc<Backend>>,
+        cells: Arc<PerShard<PoolCells>>,
+    ) -> Pool {
         Pool {
             label: settings.name.as_str().into(),
             settings: settings.clone(),
             balance: Balance::prepare(settings.balance),
             backends,
-            cells: Arc::new(PerShard::new(shards)),
+            cells,
+        }
+    }
+}
+
+impl Backend {
+    fn new(settings: &config::Backend, shared: Arc<BackendShared>) -> Backend {
+        Backend {
+            address: settings.address.clone(),
+            label: settings.address.to_string().into(),
+            weight: settings.weight,
+            state: settings.state,
+            shared,
         }
     }
 }
@@ -133,5 +155,27 @@ impl Table {
         };
         change(&mut pool);
         Table::first(&[pool], 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_is_built_anew_around_the_same_identities() {
+        let addresses = [1, 2, 3].map(|port| config::Address::Tcp(([127, 0, 0, 1], port).into()));
+        let first = Table::sample(&addresses, |pool| pool.backends[1].weight = 7);
+        let second = first.successor();
+        assert_eq!((second.version, second.pools.len()), (2, 1));
+        let (old, new) = (&first.pools[0], &second.pools[0]);
+        assert!(!Arc::ptr_eq(old, new) && Arc::ptr_eq(&old.cells, &new.cells));
+        assert_eq!(old.backends.len(), new.backends.len());
+        for (index, (old, new)) in old.backends.iter().zip(&new.backends).enumerate() {
+            assert!(!Arc::ptr_eq(old, new) && Arc::ptr_eq(&old.shared, &new.shared));
+            assert_eq!((&old.address, old.weight), (&new.address, new.weight));
+            assert_eq!(second.pools[0].position(old), Some(index));
+        }
+        assert_eq!(new.backends[1].weight, 7);
     }
 }

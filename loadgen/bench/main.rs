@@ -4,6 +4,7 @@
 //! at a time, has each carry the same load in interleaved rounds, and writes a report. `load` is
 //! that load, a process of its own so that its CPU time is told apart.
 
+mod gateway;
 mod launch;
 mod load;
 mod output;
@@ -32,6 +33,9 @@ enum Command {
     /// Start a program on given cores that dies with us (used by `run`).
     #[command(hide = true)]
     Launch(launch::LaunchArgs),
+    /// Run the gateway, with table swaps if asked for (used by `run`).
+    #[command(hide = true)]
+    Gateway(gateway::GatewayArgs),
 }
 
 fn main() -> ExitCode {
@@ -39,6 +43,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Load(args) => load::run(&args),
         Command::Launch(args) => launch::launch(&args),
+        Command::Gateway(args) => gateway::gateway(&args),
     };
     match outcome {
         Ok(code) => ExitCode::from(code),

@@ -133,13 +133,19 @@ impl Programs {
     }
 
     /// How to start a forwarder; `None` for [`Peer::Direct`] and what is absent.
-    pub fn forwarder(&self, peer: Peer, setup: &Setup) -> Option<Forwarder> {
-        match peer {
+    ///
+    /// # Errors
+    /// When our own program, which stands in for corelane where it swaps tables, is not known.
+    pub fn forwarder(&self, peer: Peer, setup: &Setup) -> anyhow::Result<Option<Forwarder>> {
+        Ok(match peer {
             Peer::Direct => None,
-            Peer::Corelane => Some(corelane::forwarder(&self.corelane, setup)),
-            Peer::Haproxy => Some(haproxy::forwarder(self.haproxy.as_deref()?, setup)),
-            Peer::Nginx => Some(nginx::forwarder(self.nginx.as_ref()?, setup)),
-        }
+            Peer::Corelane => Some(match setup.tweak {
+                Tweak::Swaps(every) => corelane::swapping(&std::env::current_exe()?, setup, every),
+                _ => corelane::forwarder(&self.corelane, setup),
+            }),
+            Peer::Haproxy => self.haproxy.as_deref().map(|path| haproxy::forwarder(path, setup)),
+            Peer::Nginx => self.nginx.as_ref().map(|nginx| nginx::forwarder(nginx, setup)),
+        })
     }
 }
 

@@ -102,7 +102,8 @@ fn plotted(scenario: Scenario) -> &'static [(Metric, &'static str)] {
         | Scenario::MessagesSameCore
         | Scenario::GrowthIdle
         | Scenario::GrowthShards
-        | Scenario::GrowthBackends => &[(Metric::CpuUs, "forwarder CPU per round trip, µs")],
+        | Scenario::GrowthBackends
+        | Scenario::GrowthSwaps => &[(Metric::CpuUs, "forwarder CPU per round trip, µs")],
         Scenario::MessagesOpen => &[(Metric::CpuUs, "forwarder CPU per message, µs")],
         Scenario::Connects => &[
             (Metric::CpuUs, "forwarder CPU per connection, µs"),

@@ -123,10 +123,7 @@ pub fn check_cells(check: &Check) -> [String; 6] {
         Some((low, high)) if low < high => format!("{} … {}", number(low), number(high)),
         _ => String::new(),
     };
-    let state = match (&check.state, &check.note) {
-        (State::NotMeasured, Some(note)) => format!("not measured: {note}"),
-        (state, _) => state.name().to_string(),
-    };
+    let state = check.state.name().to_string();
     let bound = format!("{} {}", check.relation.sign(), check.bound);
     [check.target.to_string(), check.what.clone(), value, range, bound, state]
 }
@@ -153,7 +150,8 @@ fn columns(scenario: Scenario) -> Vec<Metric> {
         | Scenario::MessagesSameCore
         | Scenario::GrowthIdle
         | Scenario::GrowthShards
-        | Scenario::GrowthBackends => vec![
+        | Scenario::GrowthBackends
+        | Scenario::GrowthSwaps => vec![
             Metric::CpuUs,
             Metric::Rate,
             Metric::P50Us,
@@ -193,7 +191,10 @@ fn compared(scenario: Scenario) -> &'static [Metric] {
         Scenario::BulkOtherCore | Scenario::BulkSameCore => {
             &[Metric::MegabytesPerSecond, Metric::CpuUs]
         }
-        Scenario::GrowthIdle | Scenario::GrowthShards | Scenario::GrowthBackends => &[],
+        Scenario::GrowthIdle
+        | Scenario::GrowthShards
+        | Scenario::GrowthBackends
+        | Scenario::GrowthSwaps => &[],
     }
 }
 

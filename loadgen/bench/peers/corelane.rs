@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
@@ -55,6 +56,17 @@ pub fn forwarder(program: &Path, setup: &Setup) -> Forwarder {
         death: Signal::SIGKILL,
         processes: 1,
     }
+}
+
+/// How to start the gateway of our own build, publishing a table this often: the program itself has
+/// no such option, and the arm without swaps has to differ in nothing else.
+pub fn swapping(ourselves: &Path, setup: &Setup, every: Option<Duration>) -> Forwarder {
+    let mut forwarder = forwarder(ourselves, setup);
+    forwarder.arguments[0] = "gateway".into();
+    if let Some(every) = every {
+        forwarder.arguments.extend(["--swap-every".into(), format!("{}ms", every.as_millis())]);
+    }
+    forwarder
 }
 
 fn config(setup: &Setup) -> String {
@@ -123,6 +135,19 @@ mod tests {
                 panic!("{faults}\n{text}");
             }
         }
+    }
+
+    #[test]
+    fn only_swapping_differs() {
+        let arguments = |every| {
+            let forwarder = swapping(Path::new("/bench"), &setup(Tweak::Swaps(every)), every);
+            assert_eq!(forwarder.program, Path::new("/bench"));
+            forwarder.arguments.join(" ")
+        };
+        let none = arguments(None);
+        assert_eq!(none, "gateway -c /nowhere/corelane.toml");
+        let swaps = arguments(Some(Duration::from_secs(1)));
+        assert_eq!(swaps, format!("{none} --swap-every 1000ms"));
     }
 
     #[test]

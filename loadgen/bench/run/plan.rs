@@ -1,5 +1,7 @@
 //! The matrix: what is measured, of whom, and with which load.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use crate::peers::{Feature, Peer};
@@ -30,6 +32,8 @@ pub enum Scenario {
     GrowthShards,
     /// Cost of a message with a small and a large table.
     GrowthBackends,
+    /// Cost of a message while tables are swapped, and while none is.
+    GrowthSwaps,
 }
 
 /// Who answers a question, and how set up.
@@ -60,6 +64,9 @@ pub enum Tweak {
     TwoShards,
     /// This many backends in the table.
     Backends(u32),
+    /// corelane within `corelane-bench gateway`, with a table of [`SWAP_BACKENDS`] backends whose
+    /// successor is published this often, or never.
+    Swaps(Option<Duration>),
 }
 
 const fn arm(name: &'static str, peer: Peer, tweak: Tweak) -> Arm {
@@ -76,7 +83,7 @@ const SPLICE: Arm = arm("haproxy-splice", Peer::Haproxy, Tweak::Splice);
 
 impl Scenario {
     /// All, in the order of the report.
-    pub const ALL: [Scenario; 11] = [
+    pub const ALL: [Scenario; 12] = [
         Scenario::MessagesOtherCore,
         Scenario::MessagesSameCore,
         Scenario::MessagesOpen,
@@ -88,6 +95,7 @@ impl Scenario {
         Scenario::GrowthIdle,
         Scenario::GrowthShards,
         Scenario::GrowthBackends,
+        Scenario::GrowthSwaps,
     ];
 
     /// Its name on the command line and in JSON.
@@ -104,6 +112,7 @@ impl Scenario {
             Scenario::GrowthIdle => "growth-idle",
             Scenario::GrowthShards => "growth-shards",
             Scenario::GrowthBackends => "growth-backends",
+            Scenario::GrowthSwaps => "growth-swaps",
         }
     }
 
@@ -150,6 +159,10 @@ impl Scenario {
             Scenario::GrowthBackends => {
                 "messages-other-core again: a table of 3 backends, and one of 3,000"
             }
+            Scenario::GrowthSwaps => {
+                "messages-other-core again: a table of 3,000 backends that stays, and one that a \
+                 new version replaces once a second"
+            }
         }
     }
 
@@ -177,6 +190,10 @@ impl Scenario {
                 corelane("3 backends", Tweak::Backends(3)),
                 corelane("3,000 backends", Tweak::Backends(3_000)),
             ],
+            Scenario::GrowthSwaps => vec![
+                corelane("no swaps", Tweak::Swaps(None)),
+                corelane("a swap per second", Tweak::Swaps(Some(Duration::from_secs(1)))),
+            ],
         }
     }
 
@@ -199,6 +216,8 @@ impl Tweak {
 
 /// Silent devices, if descriptors allow: each takes two in the forwarder and two in the load.
 pub const DEVICES_IDLE: u32 = 9_000;
+/// Backends of a table that is swapped: enough for a swap to weigh something.
+pub const SWAP_BACKENDS: u32 = 3_000;
 /// Rate of `messages-open`, per second.
 pub const OPEN_RATE: u32 = 20_000;
 /// Devices of `messages-open`.
@@ -231,7 +250,8 @@ impl Pace {
             | Scenario::MessagesSameCore
             | Scenario::GrowthShards
             | Scenario::GrowthIdle
-            | Scenario::GrowthBackends => words("messages --connections 64"),
+            | Scenario::GrowthBackends
+            | Scenario::GrowthSwaps => words("messages --connections 64"),
             Scenario::MessagesOpen => {
                 words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE} --spin"))
             }

@@ -13,7 +13,7 @@ use super::cgroup::{MemoryGroup, resident_bytes};
 use super::child::{Running, Start, family, settle};
 use super::machine::{Ports, is_listening, time_wait_sockets};
 use super::measurement::{LoadLine, Measurement, Metric};
-use super::plan::{Arm, Pace, Scenario, Tweak};
+use super::plan::{Arm, Pace, SWAP_BACKENDS, Scenario, Tweak};
 use super::rounds::Campaign;
 use crate::peers::{Forwarder, Setup};
 
@@ -68,13 +68,18 @@ impl Turn {
     ) -> anyhow::Result<Turn> {
         let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let backend_port = ports.take()?;
-        let (backends, echo) = match place.arm.tweak {
-            Tweak::Backends(count) => {
+        let table = match place.arm.tweak {
+            Tweak::Backends(count) => Some(count),
+            Tweak::Swaps(_) => Some(SWAP_BACKENDS),
+            _ => None,
+        };
+        let (backends, echo) = match table {
+            Some(count) => {
                 let first = u32::from(Ipv4Addr::new(127, 1, 0, 1));
                 let wildcard = SocketAddr::from((Ipv4Addr::UNSPECIFIED, backend_port));
                 (addresses(first, count, backend_port), vec![wildcard])
             }
-            _ => {
+            None => {
                 let first = u32::from(Ipv4Addr::new(127, 0, 0, 2));
                 let backends = addresses(first, BACKENDS, backend_port);
                 (backends.clone(), backends)
@@ -96,7 +101,7 @@ impl Turn {
             connections_max: campaign.pace.connections(place.scenario, place.arm.tweak),
             tweak: place.arm.tweak,
         };
-        let forwarder = campaign.programs.forwarder(place.arm.peer, &setup);
+        let forwarder = campaign.programs.forwarder(place.arm.peer, &setup)?;
         Ok(Turn {
             place,
             setup,

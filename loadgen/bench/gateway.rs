@@ -1,0 +1,37 @@
+//! `corelane-bench gateway`: the gateway within this program, so that its table can be swapped while
+//! it carries a load. Otherwise it does what `corelane run` does.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use clap::Args;
+use corelane::config::{self, Environment};
+use corelane::run;
+use corelane_loadgen::units::parse_duration;
+
+/// `corelane-bench gateway`
+#[derive(Debug, Args)]
+pub struct GatewayArgs {
+    /// Configuration file.
+    #[arg(short, long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Publish a new version of the table this often, 1 ms or more; never without it.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration)]
+    pub swap_every: Option<Duration>,
+}
+
+/// Runs until told to stop and drained.
+pub fn gateway(args: &GatewayArgs) -> anyhow::Result<u8> {
+    let environment = Environment::of_process()?;
+    let loaded = config::load(&args.config, &environment)?;
+    match args.swap_every {
+        None => run::run(loaded.config),
+        Some(every) => {
+            ensure!(every >= Duration::from_millis(1), "--swap-every: 1 ms or more");
+            run::run_swapping(loaded.config, every)
+        }
+    }
+    .context("running the gateway")?;
+    Ok(0)
+}
