@@ -1,10 +1,10 @@
 //! Bytes both ways until both sides are done: back-pressure, half-close, resets.
 //!
 //! No task and no future: a session that relays is its record in the shard's slab, and this module
-//! is called with what happened to its sockets. Each direction is a [`Flow`] that is moved in one of
-//! three ways, chosen by what it looks like (`relay/shape.rs`): polled and armed in `relay/flow.rs`,
-//! spliced in `relay/bulk.rs`. A flow reads nothing while it holds bytes its sink would not take. A
-//! FIN is forwarded after all data before it; a reset is forwarded as a reset.
+//! is called with what happened to its sockets. Each direction is a [`Flow`] that is moved in one
+//! of three ways, chosen by what it looks like (`relay/shape.rs`): polled and armed in
+//! `relay/flow.rs`, spliced in `relay/bulk.rs`. A flow reads nothing while it holds bytes its sink
+//! would not take. A FIN is forwarded after all data before it; a reset is forwarded as a reset.
 
 mod bulk;
 mod flow;

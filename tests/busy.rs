@@ -1,5 +1,5 @@
-//! Nothing that is busy stands still: many conversations at once on one shard, and flows that wander
-//! between the paths a relay knows.
+//! Nothing that is busy stands still: many conversations at once on one shard, and flows that
+//! wander between the paths a relay knows.
 
 mod gateway;
 

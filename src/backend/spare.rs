@@ -1,9 +1,9 @@
 //! Sockets that are used again: those of sessions that ended with a reset.
 //!
 //! Where a client resets its connection, so do we towards its backend. Closing does that and throws
-//! the socket away; connecting to AF_UNSPEC sends the same reset, empties the socket, gives its port
-//! back, and leaves a socket that can be connected anew (connect(2)). In a storm of reconnecting
-//! devices this saves a sixth of the work per connection.
+//! the socket away; connecting to AF_UNSPEC sends the same reset, empties the socket, gives its
+//! port back, and leaves a socket that can be connected anew (connect(2)). In a storm of
+//! reconnecting devices this saves a sixth of the work per connection.
 
 use std::cell::RefCell;
 use std::io;
