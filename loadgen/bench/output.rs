@@ -225,6 +225,7 @@ mod tests {
     const PACE: Pace = Pace {
         rounds: 3,
         idle_rounds: 3,
+        steady_rounds: 3,
         warmup_s: 0.1,
         seconds: 1.0,
         open_seconds: 2.0,

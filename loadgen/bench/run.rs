@@ -59,7 +59,7 @@ impl RunArgs {
     fn pace(&self, descriptors_max: u64) -> anyhow::Result<Pace> {
         let (seconds, open_seconds) = match (self.seconds, self.quick) {
             (Some(seconds), _) => (seconds, seconds),
-            (None, true) => (0.6, 2.5),
+            (None, true) => (0.6, 2.0),
             (None, false) => (4.0, 4.0),
         };
         if !(0.05..=600.0).contains(&seconds) {
@@ -72,6 +72,7 @@ impl RunArgs {
         Ok(Pace {
             rounds,
             idle_rounds: if self.quick { 1 } else { rounds },
+            steady_rounds: if self.quick { rounds.min(2) } else { rounds },
             warmup_s: (seconds / 4.0).min(1.0),
             seconds,
             open_seconds,

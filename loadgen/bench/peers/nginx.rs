@@ -7,6 +7,7 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 
 use super::{Forwarder, Setup};
+use crate::run::plan::Tweak;
 
 /// nginx, and where its stream module is if that is a file.
 #[derive(Debug)]
@@ -94,15 +95,19 @@ stream {{
         text,
         r#"    }}
     server {{
-        listen {} backlog=4096;
+        listen {listen} backlog=4096;
         proxy_pass c2s;
         proxy_connect_timeout 1s;
         proxy_timeout 10m;
         tcp_nodelay on;
-    }}
+{buffers}    }}
 }}
 "#,
-        setup.listen
+        listen = setup.listen,
+        buffers = match setup.tweak {
+            Tweak::LargeBuffers => "        proxy_buffer_size 64k;\n",
+            _ => "",
+        },
     );
     text
 }
@@ -111,7 +116,6 @@ stream {{
 mod tests {
     use super::*;
     use crate::peers::tests::setup;
-    use crate::run::plan::Tweak;
 
     #[test]
     fn the_core_is_a_bit_from_the_right() {

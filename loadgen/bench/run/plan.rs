@@ -58,6 +58,8 @@ pub enum Tweak {
     Warm(u32),
     /// HAProxy may splice(2).
     Splice,
+    /// nginx has buffers of 64 KiB, where its own are of 16.
+    LargeBuffers,
     /// This many silent devices beside the load.
     Idle(u32),
     /// Two shards on two cores.
@@ -79,6 +81,7 @@ const HAPROXY: Arm = arm("haproxy", Peer::Haproxy, Tweak::None);
 const NGINX: Arm = arm("nginx", Peer::Nginx, Tweak::None);
 const SPIN: Arm = arm("corelane-spin", Peer::Corelane, Tweak::Spin);
 const WARM: Arm = arm("corelane-warm", Peer::Corelane, Tweak::Warm(64));
+const NGINX_64K: Arm = arm("nginx-64k", Peer::Nginx, Tweak::LargeBuffers);
 const SPLICE: Arm = arm("haproxy-splice", Peer::Haproxy, Tweak::Splice);
 
 impl Scenario {
@@ -177,7 +180,7 @@ impl Scenario {
             Scenario::ConnectsWarm => vec![DIRECT, CORELANE, WARM, HAPROXY, NGINX],
             Scenario::Idle => vec![CORELANE, HAPROXY, NGINX],
             Scenario::BulkOtherCore | Scenario::BulkSameCore => {
-                vec![DIRECT, CORELANE, HAPROXY, SPLICE, NGINX]
+                vec![DIRECT, CORELANE, HAPROXY, SPLICE, NGINX, NGINX_64K]
             }
             Scenario::GrowthIdle => vec![
                 corelane("100 idle", Tweak::Idle(100)),
@@ -225,6 +228,9 @@ pub const OPEN_DEVICES: u32 = 2_000;
 /// Connections per second of `connects-warm`: leaves time to make the next ones ready.
 pub const WARM_RATE: u32 = 500;
 
+/// HAProxy needs over a second of bulk on a connection before it splices.
+const BULK_WARMUP_S: f64 = 1.5;
+
 /// How long things are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Pace {
@@ -232,6 +238,8 @@ pub struct Pace {
     pub rounds: u32,
     /// Rounds with [`Scenario::Idle`]: it takes long and always comes out the same.
     pub idle_rounds: u32,
+    /// Rounds with bulk, which takes long to warm up, and with growth, which varies little.
+    pub steady_rounds: u32,
     /// Load before a measurement, seconds.
     pub warmup_s: f64,
     /// A measurement, seconds.
@@ -264,7 +272,7 @@ impl Pace {
             arguments.extend(words(&format!("--idle {}", self.idle(count))));
         }
         if scenario != Scenario::Idle {
-            let (warmup, seconds) = (self.warmup_s, self.window(scenario));
+            let (warmup, seconds) = (self.warmup(scenario), self.window(scenario));
             arguments.extend(words(&format!("--warmup {warmup}s --duration {seconds}s")));
         }
         arguments
@@ -275,9 +283,26 @@ impl Pace {
         if scenario == Scenario::MessagesOpen { self.open_seconds } else { self.seconds }
     }
 
+    /// Seconds of load before a measurement.
+    pub fn warmup(&self, scenario: Scenario) -> f64 {
+        match scenario {
+            Scenario::BulkOtherCore | Scenario::BulkSameCore => self.warmup_s.max(BULK_WARMUP_S),
+            _ => self.warmup_s,
+        }
+    }
+
     /// Whether a scenario is in this round, counted from 0.
     pub fn has(&self, scenario: Scenario, round: u32) -> bool {
-        scenario != Scenario::Idle || round < self.idle_rounds
+        round
+            < match scenario {
+                Scenario::Idle => self.idle_rounds,
+                Scenario::BulkOtherCore
+                | Scenario::BulkSameCore
+                | Scenario::GrowthIdle
+                | Scenario::GrowthShards
+                | Scenario::GrowthBackends => self.steady_rounds,
+                _ => self.rounds,
+            }
     }
 
     /// Connections that a forwarder has to have room for, with some that are not closed yet.
@@ -344,6 +369,7 @@ mod tests {
         let pace = Pace {
             rounds: 2,
             idle_rounds: 1,
+            steady_rounds: 2,
             warmup_s: 0.5,
             seconds: 2.0,
             open_seconds: 3.0,

@@ -120,8 +120,9 @@ impl Turn {
         }
         let running = self.start_forwarder(None)?;
         let mut load = self.start_load(running.as_ref())?;
+        let scenario = self.place.scenario;
         let measured =
-            Duration::from_secs_f64(self.pace.warmup_s + self.pace.window(self.place.scenario));
+            Duration::from_secs_f64(self.pace.warmup(scenario) + self.pace.window(scenario));
         let deadline = Instant::now() + DEADLINE + measured;
         let line =
             load.output_line(deadline)?.with_context(|| format!("no result: {}", load.said()));
