@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-pub use self::bulk::Pipes;
+pub use self::bulk::{PIPES_MAX, Pipes};
 pub use self::flow::Turn;
 pub use self::shape::COOL_AFTER;
 use self::shape::{Path, Shape};

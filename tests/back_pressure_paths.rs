@@ -98,7 +98,7 @@ fn spliced() {
 }
 
 /// Pipes of a shard are limited (`PIPES_MAX` in src/relay/bulk.rs).
-const PIPES_MAX: usize = 64;
+const PIPES_MAX: usize = 32;
 
 #[test]
 fn more_stalled_floods_than_pipes_are_copied_and_counted() {

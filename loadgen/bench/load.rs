@@ -1,10 +1,10 @@
-//! The load: devices in one process, echoing backends in another, each one thread and one event loop.
+//! The load: devices in one process, echoing backends in another, each with one event loop.
 //!
 //! It is lean on purpose, no task and no timer per connection, so that what is measured is the
 //! forwarder between the two. Devices and backends do not share a process because they never do:
 //! one that played both would take a whole batch of messages from one side to the other at once,
-//! and hide what it costs to be woken for few. Every kind begins a connection with the login frame of the fleet and
-//! waits for its echo. At the end one JSON object goes to standard output.
+//! and hide what it costs to be woken for few. Every kind begins a connection with the login frame
+//! of the fleet and waits for its echo. At the end one JSON object goes to standard output.
 
 mod args;
 mod backends;

@@ -12,7 +12,7 @@ use crate::sys::Pipe;
 const PIPE_LEN: usize = 256 * 1024;
 /// Pipes a shard has at most, two descriptors each. They are in use while a sink stalls, so this
 /// many stalled floods; further ones are copied.
-pub const PIPES_MAX: usize = 64;
+pub const PIPES_MAX: usize = 32;
 
 /// The pipes of a shard.
 #[derive(Debug, Default)]
@@ -56,7 +56,10 @@ impl Turn<'_> {
     pub(super) fn splice_once(&mut self, direction: Direction) -> Moved {
         let Some(mut pipe) = self.shard.pipes().take() else {
             self.shard.cells().relay_pipes_exhausted.add(1);
-            self.relay.flow(direction).path = Path::Polled;
+            let flow = self.relay.flow(direction);
+            flow.path = Path::Polled;
+            // To be found out again, not to be tried with every read.
+            flow.shape.cool();
             return self.move_once(direction);
         };
         let n = match pipe.fill(self.relay.socket(direction.source())) {

@@ -84,7 +84,13 @@ impl Turn<'_> {
                     self.fail_stalled(from);
                 }
             }
-            None => self.move_bytes(from, report.ending),
+            None => {
+                self.move_bytes(from, report.ending);
+                // Stalled on the way: this report will not come again.
+                if report.hangup && self.relay.flow(from).rest.is_some() {
+                    self.fail_stalled(from);
+                }
+            }
         }
         self.relay.ends.verdict()
     }

@@ -15,6 +15,9 @@ const LARGE: usize = 16 * 1024;
 const LARGE_IN_A_ROW: u8 = 8;
 /// This many moves below [`LARGE`] in a row end one.
 const SMALL_IN_A_ROW: u8 = 32;
+/// This many moves that fit an armed buffer make a conversation: one alone may be the gap in a flood,
+/// whose bytes would pile up in armed buffers if its sink stalled just then.
+const SHORT_IN_A_ROW: u8 = 3;
 
 /// Ways to move a flow's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -34,12 +37,13 @@ pub struct Shape {
     moved_at: Tick,
     large: u8,
     small: u8,
+    short: u8,
 }
 
 impl Shape {
     /// Nothing was seen yet.
     pub fn new() -> Shape {
-        Shape { moved_at: Tick::MAX, large: 0, small: 0 }
+        Shape { moved_at: Tick::MAX, large: 0, small: 0, short: 0 }
     }
 
     /// Learns from a move of `n` bytes on `path` at tick `now`: the path to take from here on.
@@ -53,12 +57,13 @@ impl Shape {
             self.large = 0;
             self.small = self.small.saturating_add(1);
         }
+        self.short = if n < BUFFER_LEN { self.short.saturating_add(1) } else { 0 };
         match path {
             Path::Spliced if self.small < SMALL_IN_A_ROW => Path::Spliced,
             // A full buffer says that there is more than it holds.
             Path::Armed if n < BUFFER_LEN => Path::Armed,
             _ if self.large >= LARGE_IN_A_ROW => Path::Spliced,
-            Path::Polled if busy && n < BUFFER_LEN => Path::Armed,
+            Path::Polled if busy && self.short >= SHORT_IN_A_ROW => Path::Armed,
             _ => Path::Polled,
         }
     }
@@ -85,6 +90,7 @@ mod tests {
             assert_eq!(shape.after_move(Path::Polled, 6, beat * 300), Path::Polled);
         }
         assert_eq!(shape.after_move(Path::Polled, 128, 1201), Path::Armed);
+        assert_eq!(Shape::new().after_move(Path::Polled, 128, 1201), Path::Polled);
         assert_eq!(shape.after_move(Path::Armed, 128, 1202), Path::Armed);
         assert!(!shape.is_quiet(1211) && shape.is_quiet(1212));
     }

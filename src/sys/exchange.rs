@@ -22,8 +22,9 @@ use super::{WakeFd, always_readable};
 
 /// Bytes of a buffer. Larger messages are better received with a call and a larger buffer.
 pub const BUFFER_LEN: usize = 4096;
-/// Buffers of a shard, a power of two: one batch of completions between two turns.
-const BUFFERS: u16 = 256;
+/// Buffers of a shard, a power of two: one batch of completions between two turns. Also what a flow
+/// that turns into a flood can fill before its receive is taken back.
+const BUFFERS: u16 = 128;
 /// Between two buffers: a cache line more than the length, for messages are short and buffers at
 /// multiples of 4 KiB would all begin in the same cache set.
 const STRIDE: usize = BUFFER_LEN + 64;

@@ -94,8 +94,8 @@ struct Common {
     /// Whose CPU time is measured.
     #[arg(long, value_delimiter = ',')]
     measure_pid: Vec<u32>,
-    /// Never sleep, and play devices and backends in one process: on a core of its own the load then
-    /// adds next to nothing to latencies.
+    /// Never sleep, and play devices and backends in one process: on a core of its own the load
+    /// then adds next to nothing to latencies.
     #[arg(long)]
     spin: bool,
 }

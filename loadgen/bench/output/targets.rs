@@ -114,7 +114,7 @@ impl Against {
     }
 }
 
-const COMPARISONS: [Against; 12] = [
+const COMPARISONS: [Against; 15] = [
     against(1, "CPU per round trip, same core", Scenario::MessagesSameCore, Metric::CpuUs)
         .bound(0.75),
     against(1, "CPU per round trip, other core", Scenario::MessagesOtherCore, Metric::CpuUs)
@@ -122,6 +122,13 @@ const COMPARISONS: [Against; 12] = [
     against(2, "p50 at 20,000 messages/s", Scenario::MessagesOpen, Metric::P50Us),
     against(2, "p99 at 20,000 messages/s", Scenario::MessagesOpen, Metric::P99Us).bound(0.8),
     against(2, "p99.9 at 20,000 messages/s", Scenario::MessagesOpen, Metric::P999Us),
+    against(2, "p50, core of its own (spin)", Scenario::MessagesOpen, Metric::P50Us)
+        .arm("corelane-spin"),
+    against(2, "p99, core of its own (spin)", Scenario::MessagesOpen, Metric::P99Us)
+        .bound(0.8)
+        .arm("corelane-spin"),
+    against(2, "p99.9, core of its own (spin)", Scenario::MessagesOpen, Metric::P999Us)
+        .arm("corelane-spin"),
     against(3, "CPU per connection", Scenario::Connects, Metric::CpuUs).bound(0.85),
     against(3, "connections per second", Scenario::Connects, Metric::Rate),
     against(3, "first echo p50, warm", Scenario::ConnectsWarm, Metric::FirstEchoP50Us)
@@ -351,7 +358,7 @@ mod tests {
     fn half_the_cost_holds_everywhere() {
         let all = matrix(0.5);
         let checks = judge(Results::new(&all));
-        assert_eq!(states(&checks), (18, 0, 0), "{checks:#?}");
+        assert_eq!(states(&checks), (21, 0, 0), "{checks:#?}");
         assert_eq!(exit_code(&checks, &noise(Results::new(&all))), 0);
     }
 
@@ -365,7 +372,7 @@ mod tests {
             .map(|check| check.what.as_str())
             .collect();
         // p50, p99.9 and the rate may be equal, and nothing grows.
-        assert_eq!(missed.len(), 10, "{missed:#?}");
+        assert_eq!(missed.len(), 11, "{missed:#?}");
         assert_eq!(exit_code(&checks, &noise(Results::new(&all))), 1);
     }
 
@@ -403,7 +410,7 @@ mod tests {
             .unwrap();
         failed.errors.insert("refused".into(), 1);
         let checks = judge(Results::new(&all));
-        assert_eq!(states(&checks), (17, 1, 0));
+        assert_eq!(states(&checks), (20, 1, 0));
     }
 
     #[test]

@@ -3,14 +3,19 @@
 use std::net::SocketAddr;
 
 use super::Checker;
+use crate::backend::spare::SPARES_MAX;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
 use crate::config::{Address, Listener, Pool, limits};
+use crate::relay::PIPES_MAX;
 
-/// Descriptors besides those of sessions and listeners: rings, event and timer descriptors, logs,
-/// the admin interface's own connections, and a reserve for refusing politely.
+/// Descriptors besides those of sessions, listeners and shards: logs, the admin interface's own
+/// connections, and a reserve for refusing politely.
 const DESCRIPTORS_FIXED: u64 = 64;
+
+/// What a shard has of its own: rings, epoll set, timer, event descriptors.
+const DESCRIPTORS_OF_SHARD: u64 = 12 + 2 * PIPES_MAX as u64 + SPARES_MAX as u64;
 
 /// Descriptors of a session: one to the client, one to the backend.
 const DESCRIPTORS_PER_CONNECTION: u64 = 2;
@@ -44,7 +49,8 @@ impl Sockets {
 
 impl Descriptors {
     fn besides_connections(&self) -> u64 {
-        let per_shard = self.sockets.listening.saturating_add(self.sockets.warm);
+        let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
+        let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
         per_shard.saturating_mul(self.shards).saturating_add(DESCRIPTORS_FIXED)
     }
 
@@ -58,7 +64,7 @@ impl Descriptors {
     fn sum(&self) -> String {
         format!(
             "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_FIXED}",
+             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {DESCRIPTORS_FIXED}",
             self.sockets.listening,
             self.sockets.warm,
             shards = self.shards,
