@@ -28,6 +28,16 @@
 //! (bytes both ways, half-close) → `Shard::end` in `shard/sessions.rs`: one reason, one count, at
 //! most one log line.
 //!
+//! Until it has its backend a session is a task on monoio. A relaying one is a record in the
+//! shard's slab, no task and no future: `shard/watch.rs` calls `relay/flow.rs` with what happened
+//! to its sockets. Each direction is moved on one of three paths that look the same from outside:
+//!
+//! ```text
+//!  polled    one edge-triggered epoll set per shard, receive and send by calls      (quiet, or large)
+//!  armed     a second ring: multishot receives into shared buffers, sends in batches      (busy)
+//!  spliced   splice(2) through a borrowed pipe, nothing passes through this process     (floods)
+//! ```
+//!
 //! # Invariants
 //!
 //! - Nothing mutable is shared between shards on the message path: no lock, no atomic
@@ -35,9 +45,10 @@
 //! - The core is pure: [`frame`], [`key`], [`balance`], `placement`, `proxy`, the timer wheel and
 //!   the relay's verdict see no socket, no clock and no entropy; time and seeds are arguments.
 //! - Bytes from a peer never panic. `unsafe` is in `sys` only.
-//! - A completion-based read is never dropped while its connection lives on; a poll may be.
-//! - A session owns at most one buffer per direction, none while it is quiet. Everything that can
-//!   grow has a bound in the configuration.
+//! - A receive that is armed in a ring is taken back and waited for, never dropped, while its
+//!   connection lives on.
+//! - A quiet session owns no buffer. What a sink does not take is kept, and nothing more is read
+//!   until it is gone. Everything that can grow has a bound.
 //! - Every placement and every end has one of the reasons in [`end`], and is counted.
 //!
 //! # Absent on purpose

@@ -21,8 +21,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 const MESSAGE_LEN: usize = 64;
 /// A round takes milliseconds. What is forgotten is found again when its session has been quiet for
-/// a second.
-const SLOW: Duration = Duration::from_millis(800);
+/// a second, and a whole second at that.
+const SLOW: Duration = Duration::from_millis(1_000);
 
 /// One closed loop: a message, its echo, the next. The number of answers.
 fn converse(mut client: Client, stream: u64) -> usize {

@@ -116,7 +116,11 @@ impl Turn<'_> {
         }
         match what {
             Received::Bytes(bytes) => answer = self.received_bytes(from, bytes),
-            Received::NoBuffers => self.shard.cells().relay_buffers_exhausted.add(1),
+            Received::NoBuffers => {
+                self.shard.cells().relay_buffers_exhausted.add(1);
+                // Of thousands that wake up at once each would ask again in vain, and again.
+                self.relay.flow(from).path = Path::Polled;
+            }
             Received::Cancelled => {}
             // Behind bytes that wait: it is found again when they are gone.
             Received::Fin if self.relay.flow(from).rest.is_some() => {}
