@@ -190,7 +190,7 @@ mod tests {
             assert!(!text.contains(foreign), "{foreign}");
         }
         // The curves, and bars of every scenario.
-        assert_eq!(text.matches("<svg").count(), 16);
+        assert_eq!(text.matches("<svg").count(), 17);
         assert!(text.contains("nginx &lt;1.22&gt; &amp; co"), "versions are escaped");
         assert!(text.contains("<td class=\"state holds\">holds</td>"));
     }

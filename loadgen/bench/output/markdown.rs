@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::results::PEERS;
 use super::statistics::Summary;
-use super::targets::{Check, State};
+use super::targets::Check;
 use super::{Page, number};
 use crate::peers::Peer;
 use crate::run::measurement::Metric;
@@ -334,8 +334,8 @@ mod tests {
             }
             assert_eq!(count, cells, "{line}");
         }
-        // Targets, noise, 11 scenarios, and ratios for 8 of them.
-        assert_eq!(tables, 21);
+        // Targets, noise, 12 scenarios, and ratios for 8 of them.
+        assert_eq!(tables, 22);
     }
 
     #[test]
@@ -345,7 +345,7 @@ mod tests {
         let cpu = row("CPU per round trip, same core");
         assert!(cpu.contains("≤ 0.75") && cpu.contains("missed") && cpu.contains("1.00"), "{cpu}");
         assert!(row("connections per second").contains("≥ 1 "), "{text}");
-        assert!(row("table swaps").contains("not measured: this version"), "{text}");
+        assert!(row("table swaps").contains("holds"), "{text}");
         assert!(!text.contains("Too noisy"));
     }
 
