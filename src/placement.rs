@@ -28,7 +28,9 @@ impl PoolMemory {
 
     /// Takes over what an earlier version of the pool remembered about backends that are still in.
     pub fn carry(&mut self, old: &PoolMemory, old_pool: &Pool, pool: &Pool) {
-        for (backend, until) in old_pool.backends.iter().zip(&old.failing_until) {
+        let all = old_pool.backends.iter().zip(&old.failing_until);
+        // Few have failed ever: a table of thousands is not searched thousands of times.
+        for (backend, until) in all.filter(|(_, until)| **until > 0) {
             if let Some(index) = pool.position(backend) {
                 self.failing_until[index] = *until;
             }
