@@ -33,9 +33,9 @@
 //! to its sockets. Each direction is moved on one of three paths that look the same from outside:
 //!
 //! ```text
-//!  polled    one edge-triggered epoll set per shard, receive and send by calls      (quiet, or large)
-//!  armed     a second ring: multishot receives into shared buffers, sends in batches      (busy)
-//!  spliced   splice(2) through a borrowed pipe, nothing passes through this process     (floods)
+//!  polled    one edge-triggered epoll set per shard, receive and send by calls (quiet, large)
+//!  armed     a second ring: multishot receives into shared buffers, sends in batches (busy)
+//!  spliced   splice(2) through a borrowed pipe, nothing passes through this process (floods)
 //! ```
 //!
 //! # Invariants

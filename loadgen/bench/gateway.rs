@@ -1,5 +1,5 @@
-//! `corelane-bench gateway`: the gateway within this program, so that its table can be swapped while
-//! it carries a load. Otherwise it does what `corelane run` does.
+//! `corelane-bench gateway`: the gateway within this program, so that its table can be swapped
+//! while it carries a load. Otherwise it does what `corelane run` does.
 
 use std::path::PathBuf;
 use std::time::Duration;

@@ -15,8 +15,8 @@ const LARGE: usize = 16 * 1024;
 const LARGE_IN_A_ROW: u8 = 8;
 /// This many moves below [`LARGE`] in a row end one.
 const SMALL_IN_A_ROW: u8 = 32;
-/// This many moves that fit an armed buffer make a conversation: one alone may be the gap in a flood,
-/// whose bytes would pile up in armed buffers if its sink stalled just then.
+/// This many moves that fit an armed buffer make a conversation: one alone may be the gap in a
+/// flood, whose bytes would pile up in armed buffers if its sink stalled just then.
 const SHORT_IN_A_ROW: u8 = 3;
 
 /// Ways to move a flow's bytes.
