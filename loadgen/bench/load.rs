@@ -42,6 +42,7 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<u8> {
         eprintln!("ready");
         // Whoever started us closes it when they have seen enough.
         std::io::stdin().read_to_end(&mut Vec::new())?;
+        engine.look_at_silent()?;
     } else {
         engine.run_measured()?;
     }

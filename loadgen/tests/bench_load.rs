@@ -27,6 +27,23 @@ fn direct(arguments: &str) -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
+/// A target that changes one byte of every login.
+fn lying_about_logins() -> SocketAddr {
+    let liar = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = liar.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in liar.incoming().map_while(Result::ok) {
+            let mut login = [0; 128];
+            if stream.read_exact(&mut login).is_ok() {
+                login[100] ^= 1;
+                // The load may be over.
+                let _ = stream.write_all(&login);
+            }
+        }
+    });
+    address
+}
+
 fn number(result: &Value, pointer: &str) -> f64 {
     result.pointer(pointer).and_then(Value::as_f64).unwrap_or_else(|| panic!("{pointer}: {result}"))
 }
@@ -83,6 +100,28 @@ fn silent_devices_stay_until_standard_input_ends() {
     assert_eq!(number(&result, "/completed"), 20.0);
 }
 
+/// A target that takes everything and says nothing after the login.
+#[test]
+fn what_is_never_answered_is_an_error() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = mute.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in mute.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut login = [0; 128];
+                let echoed = stream.read_exact(&mut login).and_then(|()| stream.write_all(&login));
+                // Reads on, so that nobody is held up.
+                let _ = echoed.and_then(|()| stream.read_to_end(&mut Vec::new()));
+            });
+        }
+    });
+    let backend = free_address();
+    let common = format!("--backends {backend} --warmup 0s --duration 300ms --connections 3");
+    let output = load(&format!("messages --target {address} {common}"));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(number(&result, "/errors/unanswered"), 3.0, "{result}");
+}
+
 /// A target that changes a byte of what it echoes, and one that does not listen.
 #[test]
 fn what_is_not_an_echo_is_an_error() {
@@ -108,6 +147,13 @@ fn what_is_not_an_echo_is_an_error() {
     let output = load(&format!("messages --target {address} {common}"));
     let result: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(number(&result, "/errors/corrupt"), 2.0, "{result}");
+    let output = load(&format!(
+        "connects --target {} --parallel 2 --warmup 0s --duration 300ms --backends {backend}",
+        lying_about_logins()
+    ));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(number(&result, "/completed"), 0.0, "{result}");
+    assert!(number(&result, "/errors/corrupt") > 0.0, "{result}");
     let output = load(&format!("messages --target {} {common}", free_address()));
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("refused"));

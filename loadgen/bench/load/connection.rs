@@ -28,6 +28,8 @@ pub enum Role {
     LoggingIn {
         /// What it is going to be.
         errand: Errand,
+        /// Its number, which its login frame carries.
+        number: u64,
         /// Bytes come back.
         got: usize,
     },

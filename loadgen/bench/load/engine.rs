@@ -25,6 +25,8 @@ use super::schedule::Schedule;
 const LOGINS_MAX: usize = 256;
 /// For all devices to log in.
 const LOGIN_DEADLINE: Duration = Duration::from_secs(40);
+/// For answers after the end of the window.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
 const BACKLOG: i32 = 4096;
 /// Bytes of a read; floods are read and written in such pieces.
 pub const CHUNK: usize = 256 * 1024;
@@ -187,13 +189,51 @@ impl Engine {
             Kind::Idle | Kind::Echo => {}
         }
         self.run_until(start + self.plan.warmup)?;
-        self.counts = Counts::new()?;
+        // What went wrong before counts too.
+        self.counts = Counts { errors: std::mem::take(&mut self.counts.errors), ..Counts::new()? };
         let (before, begun) =
             (Snapshot::take(&self.plan.measured, &self.plan.ends)?, Instant::now());
         self.run_until(begun + self.plan.duration)?;
         let after = Snapshot::take(&self.plan.measured, &self.plan.ends)?;
         self.measured = Some((after.since(&before), begun.elapsed()));
         self.phase = Phase::Over;
+        self.wait_for_answers()
+    }
+
+    /// What was sent in the window is waited for: its latency counts, and what never comes is an
+    /// error. The rate is that of the window.
+    fn wait_for_answers(&mut self) -> anyhow::Result<()> {
+        let completed = self.counts.completed;
+        self.schedule = None;
+        let give_up = Instant::now() + ANSWER_DEADLINE;
+        while self.unanswered() > 0 && Instant::now() < give_up {
+            self.turn(Some(Duration::from_millis(10)))?;
+        }
+        let unanswered = self.unanswered();
+        if unanswered > 0 {
+            self.counts.errors.insert("unanswered", unanswered as u64);
+        }
+        self.counts.completed = completed;
+        Ok(())
+    }
+
+    fn unanswered(&self) -> usize {
+        let of = |connection: &Connection| match &connection.role {
+            Role::Talking(talk) => talk.in_flight.len(),
+            Role::Connecting(_) | Role::LoggingIn { .. } => 1,
+            _ => 0,
+        };
+        self.connections.iter().flatten().map(of).sum()
+    }
+
+    /// Looks at connections that were silent: whatever happened to one is an error by now.
+    pub fn look_at_silent(&mut self) -> anyhow::Result<()> {
+        for index in 0..self.connections.len() {
+            self.ready(index, false, true);
+        }
+        let open = self.connections.iter().flatten();
+        let silent = open.filter(|connection| matches!(connection.role, Role::Silent));
+        self.counts.completed = silent.count() as u64;
         Ok(())
     }
 
@@ -261,13 +301,13 @@ impl Engine {
                     let index = token & 0xffff_ffff;
                     let current = self.generation.get(index).copied();
                     if current == Some((token >> 32) as u32) {
-                        self.ready(index, event.is_writable());
+                        self.ready(index, event.is_writable(), event.is_read_closed());
                     }
                 }
             }
         }
         for index in std::mem::take(&mut self.again) {
-            self.ready(index, true);
+            self.ready(index, true, true);
         }
         Ok(())
     }
@@ -281,7 +321,11 @@ impl Engine {
                         self.add(Connection::new(socket, Role::Echo))?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(_reset_before_accept) => self.counts.error("accept"),
+                    // Out of descriptors, it would fail again and again.
+                    Err(_no_descriptor) => {
+                        self.counts.error("accept");
+                        break;
+                    }
                 }
             }
         }

@@ -3,6 +3,8 @@
 use std::fs;
 
 use anyhow::Context;
+use nix::sys::time::TimeValLike as _;
+use nix::time::{ClockId, clock_gettime};
 
 /// Moments that are compared.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,8 +15,13 @@ pub struct Snapshot {
     pub switches: u64,
     /// Our CPU, ns.
     pub load_ns: u64,
-    /// CPU of the whole machine that was not idle, ns.
+    /// CPU of the whole machine that was not idle, ns; of a difference.
     pub busy_ns: u64,
+    /// CPU of the whole machine that was idle, ns. Counted by the kernel as it happens, unlike the
+    /// busy kinds, which are sampled and miss what timers do.
+    pub idle_ns: u64,
+    /// When, ns of all cores together.
+    pub time_ns: u64,
     /// What the hypervisor took, ns.
     pub steal_ns: u64,
 }
@@ -32,18 +39,25 @@ impl Snapshot {
         for pid in ends {
             snapshot.load_ns += process(&pid.to_string())?.0;
         }
-        (snapshot.busy_ns, snapshot.steal_ns) = machine()?;
+        let cores;
+        (cores, snapshot.idle_ns, snapshot.steal_ns) = machine()?;
+        snapshot.time_ns = now_ns()? * cores;
         Ok(snapshot)
     }
 
     /// From `earlier` to this one.
     pub fn since(&self, earlier: &Snapshot) -> Snapshot {
+        let idle_ns = self.idle_ns.saturating_sub(earlier.idle_ns);
+        let steal_ns = self.steal_ns.saturating_sub(earlier.steal_ns);
+        let time_ns = self.time_ns.saturating_sub(earlier.time_ns);
         Snapshot {
             forwarder_ns: self.forwarder_ns.saturating_sub(earlier.forwarder_ns),
             switches: self.switches.saturating_sub(earlier.switches),
             load_ns: self.load_ns.saturating_sub(earlier.load_ns),
-            busy_ns: self.busy_ns.saturating_sub(earlier.busy_ns),
-            steal_ns: self.steal_ns.saturating_sub(earlier.steal_ns),
+            busy_ns: time_ns.saturating_sub(idle_ns + steal_ns),
+            idle_ns,
+            time_ns,
+            steal_ns,
         }
     }
 }
@@ -69,14 +83,20 @@ fn process(pid: &str) -> anyhow::Result<(u64, u64)> {
     Ok((ns, switches))
 }
 
-/// Busy and stolen ns of all cores, which the kernel gives in hundredths of a second (proc(5)).
-fn machine() -> anyhow::Result<(u64, u64)> {
+fn now_ns() -> anyhow::Result<u64> {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
+    Ok(u64::try_from(now.num_nanoseconds())?)
+}
+
+/// Number of cores, and idle and stolen ns of all of them, which the kernel gives in hundredths of
+/// a second (proc(5)).
+fn machine() -> anyhow::Result<(u64, u64, u64)> {
     const NS_PER_TICK: u64 = 10_000_000;
     let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
     let line = stat.lines().next().unwrap_or_default();
     let ticks: Vec<u64> = line.split_whitespace().skip(1).filter_map(|n| n.parse().ok()).collect();
     let at = |index: usize| ticks.get(index).copied().unwrap_or(0);
+    let cores = stat.lines().skip(1).take_while(|line| line.starts_with("cpu")).count();
     // user nice system idle iowait irq softirq steal
-    let busy = at(0) + at(1) + at(2) + at(5) + at(6);
-    Ok((busy * NS_PER_TICK, at(7) * NS_PER_TICK))
+    Ok((cores as u64, (at(3) + at(4)) * NS_PER_TICK, at(7) * NS_PER_TICK))
 }

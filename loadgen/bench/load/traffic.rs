@@ -23,12 +23,12 @@ enum Fate {
 }
 
 impl Engine {
-    /// Something happened to a connection.
-    pub(super) fn ready(&mut self, index: usize, writable: bool) {
+    /// Something happened to a connection; `ending`: its other end sends no more.
+    pub(super) fn ready(&mut self, index: usize, writable: bool, ending: bool) {
         let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else {
             return;
         };
-        let fate = self.act(index, &mut connection, writable);
+        let fate = self.act(index, &mut connection, (writable, ending));
         self.connections[index] = Some(connection);
         match fate {
             Ok(Fate::Open) => {}
@@ -73,31 +73,33 @@ impl Engine {
         &mut self,
         index: usize,
         connection: &mut Connection,
-        writable: bool,
+        (writable, ending): (bool, bool),
     ) -> io::Result<Fate> {
         if writable && !connection.flush()? {
             return Ok(Fate::Open);
         }
         match connection.role {
-            Role::Echo => self.echo(connection),
+            Role::Echo => self.echo(connection, ending),
             Role::Connecting(errand) if writable => {
                 if let Some(error) = connection.socket.take_error()? {
                     return Err(error);
                 }
-                let login = self.login_frame();
-                connection.role = Role::LoggingIn { errand, got: 0 };
+                let number = self.next_device;
+                self.next_device += 1;
+                let login = self.login_frame(number);
+                connection.role = Role::LoggingIn { errand, number, got: 0 };
                 connection.send(&login)?;
                 Ok(Fate::Open)
             }
             Role::Connecting(_) => Ok(Fate::Open),
             Role::LoggingIn { .. } => self.read_login(index, connection),
             Role::Silent => self.expect_silence(connection),
-            Role::Talking(_) => self.read_echoes(connection),
+            Role::Talking(_) => self.read_echoes(connection, ending),
             Role::Flood { .. } => self.flood_both_ways(connection),
         }
     }
 
-    fn echo(&mut self, connection: &mut Connection) -> io::Result<Fate> {
+    fn echo(&mut self, connection: &mut Connection, ending: bool) -> io::Result<Fate> {
         for _ in 0..PIECES_MAX {
             if !connection.out.is_empty() {
                 return Ok(Fate::Open);
@@ -106,7 +108,7 @@ impl Engine {
                 Ok(0) => return Ok(Fate::Closed(None)),
                 Ok(n) => {
                     connection.send(&self.buffer[..n])?;
-                    if n < CHUNK {
+                    if n < CHUNK && !ending {
                         // The event for what comes later has yet to come.
                         return Ok(Fate::Open);
                     }
@@ -118,10 +120,8 @@ impl Engine {
         Ok(Fate::Unfinished)
     }
 
-    /// The login frame of the next device, as long as a message.
-    fn login_frame(&mut self) -> Vec<u8> {
-        let number = self.next_device;
-        self.next_device += 1;
+    /// The login frame of a device, as long as a message.
+    fn login_frame(&self, number: u64) -> Vec<u8> {
         let mut body = format!("{{\"devid\":\"dev-{number:08}\",\"pad\":\"");
         let room = self.plan.message_bytes - frame::HEADER_LEN - 2;
         body.extend(std::iter::repeat_n('x', room.saturating_sub(body.len())));
@@ -132,23 +132,25 @@ impl Engine {
     }
 
     fn read_login(&mut self, index: usize, connection: &mut Connection) -> io::Result<Fate> {
-        let Role::LoggingIn { errand, got } = &mut connection.role else { return Ok(Fate::Open) };
-        while *got < self.plan.message_bytes {
+        let Role::LoggingIn { errand, number, got } = &mut connection.role else {
+            return Ok(Fate::Open);
+        };
+        let login = self.login_frame(*number);
+        while *got < login.len() {
             match connection.socket.read(&mut self.buffer) {
                 Ok(0) => return Ok(Fate::Closed(Some("fin"))),
                 Ok(n) => {
                     errand.first_echo.get_or_insert_with(Instant::now);
+                    if login.get(*got..*got + n) != Some(&self.buffer[..n]) {
+                        return Ok(Fate::Closed(Some("corrupt")));
+                    }
                     *got += n;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Fate::Open),
                 Err(error) => return Err(error),
             }
         }
-        let is_login = self.buffer[0] == kind::LOGIN as u8 || *got > self.plan.message_bytes;
         let errand = *errand;
-        if *got != self.plan.message_bytes || !is_login {
-            return Ok(Fate::Closed(Some("corrupt")));
-        }
         Ok(self.logged_in(index, connection, errand))
     }
 
@@ -207,7 +209,7 @@ impl Engine {
         connection.send(&self.message)
     }
 
-    fn read_echoes(&mut self, connection: &mut Connection) -> io::Result<Fate> {
+    fn read_echoes(&mut self, connection: &mut Connection, ending: bool) -> io::Result<Fate> {
         loop {
             let n = match connection.socket.read(&mut self.buffer) {
                 Ok(0) => return Ok(Fate::Closed(Some("fin"))),
@@ -242,7 +244,7 @@ impl Engine {
             if let Role::Talking(talk) = &mut connection.role {
                 talk.partial = partial;
             }
-            if n < CHUNK {
+            if n < CHUNK && !ending {
                 return Ok(Fate::Open);
             }
         }
@@ -250,7 +252,7 @@ impl Engine {
 
     /// Begins a flood.
     pub(super) fn flood(&mut self, index: usize) {
-        self.ready(index, true);
+        self.ready(index, true, false);
     }
 
     fn flood_both_ways(&mut self, connection: &mut Connection) -> io::Result<Fate> {
