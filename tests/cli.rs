@@ -108,7 +108,7 @@ fn check_of_a_good_file_says_what_it_amounts_to() {
     let file = folder.file("good.toml", GOOD.replace("[runtime]", "[runtime]\ncores = [0]"));
     let output = run(&["check", "-c", &file]);
     assert_ends(&output, 0);
-    let expected = "ok: 1 listener, 1 pool, 3 backends, 1 shard, 100 connections, 265 file \
+    let expected = "ok: 1 listener, 1 pool, 3 backends, 1 shard, 100 connections, 373 file \
                     descriptors";
     assert_eq!(out(&output), format!("{file}: {expected}\n"));
     assert_eq!(err(&output), "");
