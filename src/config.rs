@@ -15,6 +15,7 @@ mod quantity;
 mod raw;
 mod read;
 mod shape;
+mod source;
 mod substitute;
 mod value;
 
@@ -25,6 +26,10 @@ use std::time::Duration;
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use source::{
+    ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
+    SourceKind, StoreTls,
+};
 
 use crate::balance::Algorithm;
 use crate::frame::FrameRules;
@@ -255,6 +260,9 @@ pub struct Backend {
 pub enum BackendState {
     /// Takes sessions.
     Ready,
+    /// Takes no new sessions; the pool's `on_down` decides for keys whose home it is, and
+    /// `on_remove` what becomes of the sessions it has.
+    Drain,
     /// Takes no sessions; the pool's `on_down` decides for keys whose home it is.
     Down,
 }

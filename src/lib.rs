@@ -75,5 +75,6 @@ mod relay;
 pub mod run;
 mod session;
 pub mod shard;
+pub mod source;
 mod sys;
 pub mod table;

@@ -148,7 +148,7 @@ impl<'a> Search<'a> {
         let Some(home) = self.pool.balance.home(self.key, self.pool.backends.len()) else {
             return Ok(());
         };
-        if self.pool.backends[home].state == BackendState::Down {
+        if self.pool.backends[home].state != BackendState::Ready {
             if self.pool.settings.on_down == OnDown::Reject {
                 return Err(End::BackendDown);
             }

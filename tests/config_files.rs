@@ -93,8 +93,8 @@ backends = [
     let loaded = loaded.unwrap_or_else(|faults| panic!("{faults}"));
     assert_eq!(loaded.config.runtime.cores, [0, 1]);
     assert_eq!(loaded.config.runtime.max_connections, 100_000);
-    // 2 per connection, one listener on each of two shards, and 64 for everything else.
-    assert_eq!(loaded.config.runtime.descriptors_needed, 200_066);
+    // 2 per connection, one listener and 108 others on each of two shards, 64 for everything else.
+    assert_eq!(loaded.config.runtime.descriptors_needed, 200_282);
     assert_eq!(loaded.config.pools[0].on_down, OnDown::Reject);
     assert_eq!(loaded.config.pools[0].backends[1].weight, 2);
     let warnings: Vec<&str> = loaded.warnings.iter().map(|w| w.path.as_str()).collect();
@@ -125,8 +125,8 @@ fn connections_default_to_what_descriptors_allow() {
         assert!(runtime.descriptors_needed <= descriptors_max);
         runtime.max_connections
     };
-    assert_eq!(connections(20_000), (20_000 - 64 - 2) / 2);
-    assert_eq!(connections(69), 1);
+    assert_eq!(connections(20_000), (20_000 - 64 - 2 * 109) / 2);
+    assert_eq!(connections(285), 1);
     assert_eq!(connections(u64::MAX), 1_000_000);
 }
 
@@ -201,7 +201,7 @@ fn known_keys() -> Vec<(String, Option<Value>)> {
 #[test]
 fn the_reference_has_every_key_with_its_default() {
     let known = known_keys();
-    assert_eq!(known.len(), 44, "{known:#?}");
+    assert_eq!(known.len(), 45, "{known:#?}");
     let written = reference_keys();
     let mut defaults = 0;
     for (path, default) in &known {
@@ -215,7 +215,7 @@ fn the_reference_has_every_key_with_its_default() {
         }
         defaults += 1;
     }
-    assert_eq!(defaults, 30);
+    assert_eq!(defaults, 31);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn without_its_defaults_the_reference_means_the_same() {
     let mut value = toml::Value::Table(toml::from_str(&text).expect("TOML"));
     let mut stripped = 0;
     strip(&mut value, &config::schema(), &mut stripped);
-    assert_eq!(stripped, 30);
+    assert_eq!(stripped, 31);
     let bare = toml::to_string(&value).expect("TOML");
     assert!(!bare.contains("timeout"), "{bare}");
     let full = parsed("reference.toml", &text).config;

@@ -112,8 +112,9 @@ fn of_the_process() {
     assert_eq!(config.runtime.ring_entries, 1_024);
     assert_eq!(config.runtime.relay_buffer_max, 16 << 10);
     assert_eq!(config.runtime.spin, Duration::from_micros(50));
-    // Two shards, each with three bound addresses and six warm connections to each of two backends.
-    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2) + 64);
+    // Two shards, each with three bound addresses, six warm connections to each of two backends,
+    // and 108 for rings, pipes and sockets about to be used again.
+    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64);
     assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert_eq!(config.log.sessions, SessionLog::File("/var/log/sessions.log".into()));
@@ -201,5 +202,5 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
     assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
-    assert_eq!((warnings[0].line, warnings[0].column), (30, 1));
+    assert_eq!((warnings[0].line, warnings[0].column), (31, 1));
 }

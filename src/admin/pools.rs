@@ -74,6 +74,7 @@ fn view_backend(backend: &Backend) -> BackendView<'_> {
         weight: backend.weight,
         state: match backend.state {
             BackendState::Ready => "ready",
+            BackendState::Drain => "drain",
             BackendState::Down => "down",
         },
         live: backend.shared.live.load(Relaxed),

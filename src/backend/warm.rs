@@ -128,7 +128,7 @@ impl Stock {
             cells.warm.sub(dead);
             cells.warm_stale.add(dead);
         }
-        if backend.state == BackendState::Down {
+        if backend.state != BackendState::Ready {
             return Ok(());
         }
         self.settle(round, pool, backend)?;

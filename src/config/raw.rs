@@ -252,7 +252,7 @@ pub struct BackendTable {
     /// Relative share; crc32_mod ignores it.
     #[schemars(transform = limits::WEIGHT.describe())]
     pub weight: Slot<Count>,
-    /// "ready", or "down" to give it no new sessions.
+    /// "ready", or "drain" or "down" to give it no new sessions.
     #[schemars(extend("default" = "ready"))]
     pub state: Slot<OneOf<BackendState>>,
 }

@@ -109,8 +109,11 @@ impl Named for OnDown {
 
 impl Named for BackendState {
     const WHAT: &'static str = "state";
-    const NAMES: &'static [(&'static str, Self)] =
-        &[("ready", BackendState::Ready), ("down", BackendState::Down)];
+    const NAMES: &'static [(&'static str, Self)] = &[
+        ("ready", BackendState::Ready),
+        ("drain", BackendState::Drain),
+        ("down", BackendState::Down),
+    ];
 }
 
 impl Named for ProxyOthers {

@@ -246,8 +246,8 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
 }
 
 /// Every state with its label.
-const STATES: [(BackendState, &str); 2] =
-    [(BackendState::Ready, "ready"), (BackendState::Down, "down")];
+const STATES: [(BackendState, &str); 3] =
+    [(BackendState::Ready, "ready"), (BackendState::Drain, "drain"), (BackendState::Down, "down")];
 
 fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     let mut states = page.family(&names::BACKEND_STATE)?;
