@@ -1,5 +1,6 @@
 //! Sources of a pool's backends, checked.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -24,7 +25,7 @@ pub struct Source {
     pub resync: Duration,
     /// Deadline of one question to the store (not of a blocking watch), and of connecting.
     pub timeout: Duration,
-    /// Without a reading for this long the source counts as stale.
+    /// Without a reading for this long the source counts as stale, or as failed if it has errors.
     pub stale_after: Duration,
 }
 
@@ -46,6 +47,47 @@ pub enum SourceKind {
     Consul(ConsulSource),
     /// A name in DNS.
     Dns(DnsSource),
+}
+
+impl SourceKind {
+    /// As it is written; a metric label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SourceKind::Static(_) => "static",
+            SourceKind::File { .. } => "file",
+            SourceKind::Redis(_) => "redis",
+            SourceKind::Etcd(_) => "etcd",
+            SourceKind::Consul(_) => "consul",
+            SourceKind::Dns(_) => "dns",
+        }
+    }
+}
+
+impl fmt::Display for SourceKind {
+    /// What is watched and where, without secrets: the same text, the same set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            SourceKind::Static(_) => Ok(()),
+            SourceKind::File { path } => write!(f, " {}", path.display()),
+            SourceKind::Redis(redis) => write!(f, " {} {}", redis.url, redis.key),
+            SourceKind::Etcd(etcd) => write!(f, " {} {}", etcd.endpoints.join(","), etcd.prefix),
+            SourceKind::Consul(consul) => {
+                write!(f, " {} {}", consul.url, consul.service)?;
+                let narrowed = [("tag", &consul.tag), ("datacentre", &consul.datacentre)];
+                for (name, value) in narrowed {
+                    if let Some(value) = value {
+                        write!(f, " {name}={value}")?;
+                    }
+                }
+                Ok(())
+            }
+            SourceKind::Dns(dns) => match dns.records {
+                DnsRecords::Addresses { port } => write!(f, " {}:{port}", dns.name),
+                DnsRecords::Services => write!(f, " {} srv", dns.name),
+            },
+        }
+    }
 }
 
 /// What an empty answer means.
@@ -75,8 +117,8 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }
 }

@@ -1,5 +1,7 @@
 //! Values that are neither counts nor tables: texts, names from a list, addresses, networks.
 
+mod source;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+pub use self::source::{Flag, KindName, OnEmptyText, Resolver, SecretText};
 use super::fault::{Problem, nearest};
 use super::quantity::{Count, Rule};
 use super::shape::{Scalar, Shape, Slot};
