@@ -98,6 +98,9 @@ fn pool() -> config::Pool {
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
         source_addresses: Vec::new(),
+        on_remove: config::OnRemove::Keep,
+        close_rate: 200,
+        sources: Vec::new(),
         backends: vec![backend(1000, BackendState::Ready), backend(1001, BackendState::Down)],
     }
 }
