@@ -2,6 +2,7 @@
 //! (`source/redis.rs` and its siblings), what decides which of it is believed (`source/guard.rs`),
 //! and the control plane, which builds tables from the result.
 
+pub mod guard;
 pub mod merge;
 pub mod saved;
 pub mod value;
