@@ -102,6 +102,8 @@ reasons! {
 
         /// The pool has no backends.
         PoolEmpty => "pool_empty", Us;
+        /// A reload took the listener's pool away before the session was placed.
+        PoolRemoved => "pool_removed", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
         /// The backend failed within `fail_timeout`, and no retry was left.
