@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use corelane::balance::Algorithm;
-use corelane::config::{Address, Backend, BackendState, OnDown, Pool, SocketOptions};
+use corelane::config::{Address, Backend, BackendState, OnDown, OnRemove, Pool, SocketOptions};
 use corelane::table::{Layout, Table};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
@@ -30,6 +30,9 @@ fn pool() -> Pool {
         socket: SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
         source_addresses: Vec::new(),
+        on_remove: OnRemove::Keep,
+        close_rate: 200,
+        sources: Vec::new(),
         backends: (0..BACKENDS).map(backend).collect(),
     }
 }

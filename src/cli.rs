@@ -251,6 +251,7 @@ struct Summary {
     listeners: usize,
     pools: usize,
     backends: usize,
+    sources: usize,
     shards: usize,
     max_connections: usize,
     descriptors_needed: u64,
@@ -262,6 +263,7 @@ impl Summary {
             listeners: config.listeners.len(),
             pools: config.pools.len(),
             backends: config.pools.iter().map(|pool| pool.backends.len()).sum(),
+            sources: config.pools.iter().map(|pool| pool.sources.len()).sum(),
             shards: config.runtime.cores.len(),
             max_connections: config.runtime.max_connections,
             descriptors_needed: config.runtime.descriptors_needed,
@@ -277,10 +279,14 @@ impl fmt::Display for Summary {
         };
         write!(
             f,
-            "{}, {}, {}, {}, {}, {} file descriptors",
+            "{}, {}, {}, {}{}, {}, {} file descriptors",
             count(self.listeners, "listener"),
             count(self.pools, "pool"),
             count(self.backends, "backend"),
+            match self.sources {
+                0 => String::new(),
+                sources => format!("{}, ", count(sources, "source")),
+            },
             count(self.shards, "shard"),
             count(self.max_connections, "connection"),
             self.descriptors_needed

@@ -5,6 +5,7 @@
 //! these types or into a list of every fault. Nothing here is optional that has a default, and
 //! every relation holds.
 
+mod backends_file;
 mod check;
 mod document;
 mod environment;
@@ -15,7 +16,9 @@ mod quantity;
 mod raw;
 mod read;
 mod shape;
+mod share;
 mod source;
+mod store_url;
 mod substitute;
 mod value;
 
@@ -23,6 +26,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use load::{LoadError, Loaded, load, parse, schema};
@@ -30,6 +34,7 @@ pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use value::AddressError;
 
 use crate::balance::Algorithm;
 use crate::frame::FrameRules;
@@ -64,6 +69,8 @@ pub struct Runtime {
     pub relay_buffer_max: usize,
     /// How long a shard looks for work before it sleeps; zero: it sleeps at once.
     pub spin: Duration,
+    /// Folder of what has to survive a restart. Not looked at by a check.
+    pub state_dir: PathBuf,
     /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
     pub descriptors_needed: u64,
 }
@@ -231,8 +238,24 @@ pub struct Pool {
     pub proxy_out: bool,
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     pub source_addresses: Vec<std::net::IpAddr>,
-    /// In file order.
+    /// What becomes of the sessions of a backend that is removed or drained.
+    pub on_remove: OnRemove,
+    /// Sessions closed in a second, with [`OnRemove::Close`].
+    pub close_rate: u32,
+    /// As the file has them, static ones included; empty for a pool that only a reload changes.
+    pub sources: Vec<Source>,
+    /// What the file pins: `backends`, then those of static sources, each in file order, no
+    /// address twice. Empty only beside sources.
     pub backends: Vec<Backend>,
+}
+
+/// `on_remove`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnRemove {
+    /// They live on until they end by themselves.
+    Keep,
+    /// They are closed, so many in a second.
+    Close,
 }
 
 /// `on_down`

@@ -2,6 +2,8 @@
 //! (`source/redis.rs` and its siblings), what decides which of it is believed (`source/guard.rs`),
 //! and the control plane, which builds tables from the result.
 
+pub mod value;
+
 use std::fmt;
 
 use crate::config::{Address, BackendState};

@@ -354,6 +354,9 @@ impl Table {
             socket,
             proxy_out: false,
             source_addresses: Vec::new(),
+            on_remove: config::OnRemove::Keep,
+            close_rate: 200,
+            sources: Vec::new(),
             backends: addresses.iter().map(backend).collect(),
         };
         change(&mut pool);

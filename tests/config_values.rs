@@ -1,11 +1,12 @@
 //! Every value of a file arrives where it belongs, and what is legal but odd is warned about.
 
+use std::path::Path;
 use std::time::Duration;
 
 use corelane::balance::Algorithm;
 use corelane::config::{
-    Address, BackendState, Config, Environment, Loaded, MissingKey, OnDown, Protocol, ProxyOthers,
-    SessionLog, SocketOptions, TcpKey, parse,
+    Address, BackendState, Config, Environment, Loaded, MissingKey, OnDown, OnRemove, Protocol,
+    ProxyOthers, SessionLog, SocketOptions, TcpKey, parse,
 };
 use corelane::key::NumberFormat;
 
@@ -18,6 +19,7 @@ drain_timeout = "1m"
 ring_entries = 0x400
 relay_buffer_max = "16KiB"
 spin = "50us"
+state_dir = "/var/lib/gateway"
 
 [admin]
 listen = "unix:/run/admin.sock"
@@ -67,6 +69,8 @@ backends = ["10.0.0.9:1"]
 [pool.keyed]
 balance = "crc32_mod"
 on_down = "next"
+on_remove = "close"
+close_rate = "20/s"
 connect_timeout = "15s"
 retries = 5
 fail_timeout = "16s"
@@ -112,6 +116,7 @@ fn of_the_process() {
     assert_eq!(config.runtime.ring_entries, 1_024);
     assert_eq!(config.runtime.relay_buffer_max, 16 << 10);
     assert_eq!(config.runtime.spin, Duration::from_micros(50));
+    assert_eq!(config.runtime.state_dir, Path::new("/var/lib/gateway"));
     // Two shards, each with three bound addresses, six warm connections to each of two backends,
     // and 108 for rings, pipes and sockets about to be used again.
     assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64);
@@ -169,6 +174,8 @@ fn of_a_pool() {
     assert_eq!(pool.name, "keyed");
     assert_eq!(pool.balance, Algorithm::Crc32Mod);
     assert_eq!(pool.on_down, OnDown::Next);
+    assert_eq!((pool.on_remove, pool.close_rate), (OnRemove::Close, 20));
+    assert!(pool.sources.is_empty());
     assert_eq!(pool.connect_timeout, seconds(15));
     assert_eq!(pool.retries, 5);
     assert_eq!(pool.fail_timeout, seconds(16));
@@ -188,6 +195,7 @@ fn of_a_pool() {
     assert_eq!(backends, expected);
     assert_eq!(config.pools[0].balance, Algorithm::LeastConn);
     assert_eq!(config.pools[0].on_down, OnDown::Reject);
+    assert_eq!((config.pools[0].on_remove, config.pools[0].close_rate), (OnRemove::Keep, 200));
 }
 
 #[test]
@@ -202,5 +210,5 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
     assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
-    assert_eq!((warnings[0].line, warnings[0].column), (31, 1));
+    assert_eq!((warnings[0].line, warnings[0].column), (32, 1));
 }

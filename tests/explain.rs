@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use corelane::balance::{Algorithm, Balance};
 use corelane::config::{
-    Address, Backend, BackendState, Config, FrameListener, Listener, Log, MissingKey, OnDown, Pool,
-    Protocol, Runtime, SessionLog, SocketOptions, TcpKey,
+    Address, Backend, BackendState, Config, FrameListener, Listener, Log, MissingKey, OnDown,
+    OnRemove, Pool, Protocol, Runtime, SessionLog, SocketOptions, TcpKey,
 };
 use corelane::explain::{ExplainError, explain, route};
 use corelane::frame::{Expect, FrameRules, Layout};
@@ -35,6 +35,9 @@ fn pool(name: &str, balance: Algorithm, weights: &[u32]) -> Pool {
         socket: SOCKET,
         proxy_out: false,
         source_addresses: Vec::new(),
+        on_remove: OnRemove::Keep,
+        close_rate: 200,
+        sources: Vec::new(),
         backends: weights.iter().enumerate().map(backend).collect(),
     }
 }
@@ -74,6 +77,7 @@ fn config(pools: Vec<Pool>) -> Config {
             ring_entries: 64,
             relay_buffer_max: 65_536,
             spin: std::time::Duration::ZERO,
+            state_dir: "state".into(),
             descriptors_needed: 300,
         },
         admin: None,

@@ -129,6 +129,9 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         socket,
         proxy_out: false,
         source_addresses: Vec::new(),
+        on_remove: config::OnRemove::Keep,
+        close_rate: 200,
+        sources: Vec::new(),
         backends: backends.iter().map(backend).collect(),
     }
 }

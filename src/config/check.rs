@@ -8,6 +8,8 @@ mod listener;
 mod pool;
 mod process;
 mod relations;
+mod source;
+mod store;
 
 use std::collections::HashSet;
 
@@ -16,7 +18,7 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
-use super::{Address, Config, raw};
+use super::{Address, Backend, Config, raw};
 use crate::balance::Algorithm;
 
 /// The state of one check.
@@ -68,29 +70,7 @@ pub fn check(
     raw: raw::File,
     early: Vec<Early>,
 ) -> Verdict {
-    let mut checker = Checker {
-        document,
-        environment,
-        spoiled: HashSet::new(),
-        values: Vec::new(),
-        relations: Vec::new(),
-        warnings: Vec::new(),
-        bound: Vec::new(),
-        declared: None,
-    };
-    for early in early {
-        match early {
-            Early::Key(path, problem) => {
-                let offset = document.key_offset(&path);
-                let fault = checker.fault(&path, offset, problem.without_found());
-                checker.values.push(fault);
-            }
-            Early::Value(path, problem) => {
-                checker.wrong(&path, problem);
-                checker.spoiled.insert(path);
-            }
-        }
-    }
+    let mut checker = Checker::new(document, environment, early);
     let config = checker.file(raw);
     let faultless = checker.values.is_empty() && checker.relations.is_empty();
     Verdict {
@@ -101,12 +81,68 @@ pub fn check(
     }
 }
 
+/// Checks a file of backends.
+///
+/// # Errors
+/// Every fault, in no particular order; at least one.
+pub fn check_backends(
+    document: &Document<'_>,
+    raw: raw::BackendsFile,
+    early: Vec<Early>,
+) -> Result<Vec<Backend>, Vec<Fault>> {
+    let environment =
+        Environment { variable: &|_| None, cores: Vec::new(), descriptors_max: u64::MAX };
+    let mut checker = Checker::new(document, &environment, early);
+    let path = Path::default().key("backends");
+    let list = checker.required(raw.backends, &path, "a list of addresses");
+    let backends = list.and_then(|list| checker.backends_listed(list, &path));
+    let mut faults = checker.values;
+    faults.append(&mut checker.relations);
+    match backends {
+        Some(backends) if faults.is_empty() => Ok(backends),
+        _ => Err(faults),
+    }
+}
+
 /// A problem found before values were read.
 pub enum Early {
     /// With a key.
     Key(Path, Problem),
     /// With a value.
     Value(Path, Problem),
+}
+
+impl<'a> Checker<'a> {
+    fn new(
+        document: &'a Document<'a>,
+        environment: &'a Environment<'a>,
+        early: Vec<Early>,
+    ) -> Checker<'a> {
+        let mut checker = Checker {
+            document,
+            environment,
+            spoiled: HashSet::new(),
+            values: Vec::new(),
+            relations: Vec::new(),
+            warnings: Vec::new(),
+            bound: Vec::new(),
+            declared: None,
+        };
+        for early in early {
+            match early {
+                Early::Key(path, problem) => {
+                    let offset = document.key_offset(&path);
+                    let fault = checker.fault(&path, offset, problem.without_found());
+                    checker.values.push(fault);
+                }
+                Early::Value(path, problem) => {
+                    checker.wrong(&path, problem);
+                    checker.spoiled.insert(path);
+                }
+            }
+        }
+        checker
+    }
 }
 
 impl Checker<'_> {

@@ -1,5 +1,6 @@
 //! A parsed file and where things are in it: paths to keys and values, lines and columns.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use toml::Spanned;
@@ -66,6 +67,8 @@ fn is_bare(key: &str) -> bool {
 
 /// The text of a file and the tree of values in it.
 pub struct Document<'t> {
+    /// As the file was named.
+    pub file: &'t str,
     /// The file as it was read.
     pub text: &'t str,
     /// Its values, each with its place in `text`.
@@ -110,11 +113,20 @@ impl<'t> Document<'t> {
     pub fn found(&self, path: &Path, show: ShowFound) -> Option<String> {
         let Node::Value(value) = self.node(path)? else { return None };
         let value = value.get_ref();
+        if matches!(path.0.last(), Some(Step::Key(key)) if key == "password") {
+            return None;
+        }
         match show {
             ShowFound::Never => None,
             ShowFound::Scalar if value.is_table() || value.is_array() => None,
             ShowFound::Scalar | ShowFound::Always => Some(describe(value)),
         }
+    }
+
+    /// The keys of the table at `path`, in no particular order; none if it is no table.
+    pub fn keys(&self, path: &Path) -> Vec<String> {
+        let table = self.table(path).into_iter();
+        table.flat_map(|table| table.keys().map(|key| key.get_ref().to_string())).collect()
     }
 
     fn table(&self, path: &Path) -> Option<&DeTable<'t>> {
@@ -154,7 +166,7 @@ pub fn line_column(text: &str, offset: usize) -> (usize, usize) {
 /// A value as a message repeats it.
 fn describe(value: &DeValue<'_>) -> String {
     match value {
-        DeValue::String(text) => quote(text),
+        DeValue::String(text) => quote(&without_secret(text)),
         DeValue::Integer(integer) => shorten(&integer.to_string()),
         DeValue::Float(float) => shorten(&float.to_string()),
         DeValue::Boolean(boolean) => boolean.to_string(),
@@ -162,6 +174,25 @@ fn describe(value: &DeValue<'_>) -> String {
         DeValue::Array(_) => "a list".to_string(),
         DeValue::Table(_) => "a table".to_string(),
     }
+}
+
+/// A URL without what may be a password in it; any other text as it is.
+fn without_secret(text: &str) -> Cow<'_, str> {
+    let Some((scheme, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
+    let (who, rest) = match rest.rsplit_once('@') {
+        Some((_, rest)) => ("…@", rest),
+        None => ("", rest),
+    };
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, _)) => (rest, "?…"),
+        None => (rest, ""),
+    };
+    Cow::Owned(format!("{scheme}://{who}{rest}{query}"))
+}
+
+/// Whether what a broken line says had better not be repeated.
+pub fn may_hold_secret(line: &str) -> bool {
+    line.contains("password") || line.contains("://")
 }
 
 /// A text in quotes, without control characters, not too long.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::quantity::{ByteCount, Count, Rule, ShortDuration};
+use super::share::{PerSecond, Percent};
 
 /// The tick of a shard: no deadline is finer.
 const TICK: Duration = Duration::from_millis(100);
@@ -15,6 +16,10 @@ const fn count(default: i64, least: i64, most: i64) -> Rule<Count> {
 
 const fn deadline(default: Duration, most: Duration) -> Rule<Duration> {
     Rule { default: Some(default), least: TICK, most }
+}
+
+const fn share(default: u32, least: u32) -> Rule<Percent> {
+    Rule { default: Some(Percent(default)), least: Percent(least), most: Percent(100) }
 }
 
 /// The default depends on the descriptor limit.
@@ -64,6 +69,62 @@ pub const SEARCH_FRAMES: Rule<Count> = count(1, 1, 16);
 /// From accept to a whole PROXY header.
 pub const PROXY_TIMEOUT: Rule<Duration> =
     deadline(Duration::from_secs(5), Duration::from_secs(600));
+
+/// A store in the same building answers in milliseconds; one that is swapping, in seconds.
+pub const SOURCE_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(5), Duration::from_secs(60));
+/// Notifications get lost; this is how long a lost one may go unnoticed.
+pub const RESYNC: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(300)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(24 * 3_600),
+};
+/// Several commands of one hand are one change; zero: each is put in force at once.
+pub const SETTLE: Rule<Duration> = Rule {
+    default: Some(Duration::from_millis(500)),
+    least: Duration::ZERO,
+    most: Duration::from_secs(60),
+};
+/// Two of the longest silences that a source may have by default.
+pub const STALE_AFTER: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(600)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(168 * 3_600),
+};
+/// Of `keep_for:`, which has no default.
+pub const KEEP_FOR: Rule<Duration> =
+    Rule { default: None, least: Duration::from_secs(1), most: Duration::from_secs(168 * 3_600) };
+/// Envoy's panic threshold.
+pub const MAX_REMOVAL: Rule<Percent> = share(50, 0);
+/// Longer than a store's restart, shorter than somebody's patience.
+pub const REMOVAL_DELAY: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(60)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(24 * 3_600),
+};
+/// Consul's own default and maximum.
+pub const CONSUL_WAIT: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(300)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(600),
+};
+/// Ten times what a healthy follower has.
+pub const CONSUL_MAX_LAG: Rule<Duration> = deadline(Duration::from_secs(10), HOUR);
+/// No zone is asked more often, whatever it says.
+pub const DNS_MIN_TTL: Rule<Duration> =
+    Rule { default: Some(Duration::from_secs(1)), least: Duration::from_secs(1), most: HOUR };
+/// A record with a day's life is looked at more often than that.
+pub const DNS_MAX_TTL: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(300)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(24 * 3_600),
+};
+/// Of a DNS source; needed without `srv`.
+pub const DNS_PORT: Rule<Count> = Rule { default: None, least: Count(1), most: Count(65_535) };
+
+/// A hundred thousand devices come back within nine minutes.
+pub const CLOSE_RATE: Rule<PerSecond> =
+    Rule { default: Some(PerSecond(200)), least: PerSecond(1), most: PerSecond(1_000_000) };
 
 /// One attempt.
 pub const CONNECT_TIMEOUT: Rule<Duration> =

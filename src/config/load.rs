@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use toml::de::DeTable;
 
 use super::check::{Early, check};
-use super::document::{Document, line_column, one_line, quote};
+use super::document::{Document, line_column, may_hold_secret, one_line, quote};
 use super::environment::Environment;
 use super::fault::{Fault, Faults};
 use super::{Config, raw, read, substitute};
@@ -89,7 +89,7 @@ pub fn parse(text: &str, file_name: &str, environment: &Environment<'_>) -> Resu
     // The parser goes on within a broken line; what it says there first is what helps.
     syntax.sort_by_key(|fault| (fault.line, fault.column));
     syntax.dedup_by_key(|fault| fault.line);
-    let mut document = Document { text, tree };
+    let mut document = Document { file: file_name, text, tree };
     let unset = substitute::substitute(document.tree.get_mut(), environment.variable);
     let (raw, unknown) = match read::read(&document) {
         Ok(read) => read,
@@ -131,9 +131,15 @@ pub fn schema() -> serde_json::Value {
     raw::schema().to_value()
 }
 
-fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
+/// What the parser said, with its place.
+pub(super) fn syntax_fault(text: &str, error: &toml::de::Error) -> Fault {
     let span = error.span().unwrap_or(0..0);
-    let found = text.get(span.clone()).map(str::trim).filter(|found| !found.is_empty());
+    let before = text.get(..span.start).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let after = text.get(span.end..).unwrap_or_default();
+    let line_end = after.find('\n').map_or(text.len(), |newline| span.end + newline);
+    let secret = may_hold_secret(text.get(line_start..line_end).unwrap_or_default());
+    let found = text.get(span.clone()).map(str::trim).filter(|found| !found.is_empty() && !secret);
     Fault {
         found: found.map(quote),
         ..fault_of_text(line_column(text, span.start), format!("not TOML: {}", error.message()))

@@ -1,6 +1,8 @@
 //! The file as it is written. Field names are the keys; doc comments become the descriptions of
 //! the JSON Schema, so they speak to whoever writes a file.
 
+mod source;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,22 +11,29 @@ use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+pub use self::source::{BackendsFile, Source};
 use super::fault::Problem;
 use super::limits;
 use super::quantity::{ByteCount, Count, ShortDuration};
-use super::shape::{Entries, Scalar, Shape, Slot, table_shapes};
+use super::shape::{Entries, OneOrMany, Scalar, Shape, Slot, table_shapes};
+use super::share::PerSecond;
 use super::value::{
     Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
 };
-use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog, TcpKey};
+use super::{Address, BackendState, OnDown, OnRemove, ProxyOthers, SessionLog, TcpKey};
 use crate::balance::Algorithm;
 use crate::key::NumberFormat;
 
 /// The JSON Schema of a file, without references.
 pub fn schema() -> schemars::Schema {
+    schema_of::<File>()
+}
+
+/// The JSON Schema of what a file is read as, without references.
+pub fn schema_of<T: JsonSchema>() -> schemars::Schema {
     let settings =
         SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<File>()
+    settings.into_generator().into_root_schema_for::<T>()
 }
 
 table_shapes!(Runtime, Admin, Log, Listener, Frame, Tcp, ProxyProtocol, Pool, BackendTable,);
@@ -69,6 +78,9 @@ pub struct Runtime {
     /// How long a shard looks for work before it sleeps.
     #[schemars(transform = limits::SPIN.describe())]
     pub spin: Slot<ShortDuration>,
+    /// Folder of what has to survive a restart: the sets that sources gave last. Without it: the
+    /// configuration file's path with ".state" behind it.
+    pub state_dir: Slot<String>,
 }
 
 /// The admin interface.
@@ -192,13 +204,22 @@ pub struct ProxyProtocol {
 /// Where clients are sent.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields, extend("required" = ["balance", "backends"]))]
+#[schemars(deny_unknown_fields, extend("required" = ["balance"]))]
 pub struct Pool {
     /// How a key becomes a backend.
     pub balance: Slot<OneOf<Algorithm>>,
     /// Keyed algorithms: what happens when the key's own backend is marked down.
     #[schemars(extend("default" = "reject"))]
     pub on_down: Slot<OneOf<OnDown>>,
+    /// What becomes of the sessions of a backend that is removed or drained: "keep", or "close".
+    #[schemars(extend("default" = "keep"))]
+    pub on_remove: Slot<OneOf<OnRemove>>,
+    /// How many of them are closed in a second, with on_remove "close".
+    #[schemars(transform = limits::CLOSE_RATE.describe())]
+    pub close_rate: Slot<PerSecond>,
+    /// Where backends come from besides the list: one table, or several, of which the first that
+    /// has an address decides about it.
+    pub source: Slot<OneOrMany<Source>>,
     /// Deadline of one connection attempt.
     #[schemars(transform = limits::CONNECT_TIMEOUT.describe())]
     pub connect_timeout: Slot<Duration>,
@@ -229,7 +250,8 @@ pub struct Pool {
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     #[schemars(extend("default" = []))]
     pub source_addresses: Slot<Vec<Slot<IpAddr>>>,
-    /// Addresses, or tables with address, weight and state.
+    /// Addresses, or tables with address, weight and state. Required without a source; beside one
+    /// they come first, and what the source says about them does not count.
     pub backends: Slot<Vec<Slot<Backend>>>,
 }
 

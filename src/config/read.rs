@@ -1,5 +1,7 @@
 //! From tree to raw structures, and the keys that nothing read.
 
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use toml::Spanned;
 use toml::de::{DeFloat, DeTable, DeValue};
@@ -12,7 +14,24 @@ use super::raw;
 ///
 /// # Errors
 /// Should not happen, as every key accepts every value; what the TOML library says then.
-pub fn read(document: &Document<'_>) -> Result<(raw::File, Vec<(Path, Problem)>), toml::de::Error> {
+pub fn read(document: &Document<'_>) -> Result<Read<raw::File>, toml::de::Error> {
+    read_as(document)
+}
+
+/// Reads a file of backends in the same way.
+///
+/// # Errors
+/// As [`read`].
+pub fn read_backends(document: &Document<'_>) -> Result<Read<raw::BackendsFile>, toml::de::Error> {
+    read_as(document)
+}
+
+/// What was read, and the keys that nothing read.
+type Read<T> = (T, Vec<(Path, Problem)>);
+
+fn read_as<T: DeserializeOwned + JsonSchema>(
+    document: &Document<'_>,
+) -> Result<Read<T>, toml::de::Error> {
     let mut tree = document.tree.get_ref().clone();
     blunt_table(&mut tree);
     let mut unknown = Vec::new();
@@ -23,7 +42,7 @@ pub fn read(document: &Document<'_>) -> Result<(raw::File, Vec<(Path, Problem)>)
     if unknown.is_empty() {
         return Ok((file, Vec::new()));
     }
-    let schema = raw::schema().to_value();
+    let schema = raw::schema_of::<T>().to_value();
     let unknown = unknown.into_iter().map(|path| {
         let problem = unknown_key(&path, &schema);
         (path, problem)

@@ -28,7 +28,7 @@ pub enum Scalar<'a> {
     Text(&'a str),
     /// An integer.
     Integer(i64),
-    /// A boolean, float or date: no key takes one.
+    /// A float, a date, or a boolean where none is taken.
     Other,
 }
 
@@ -48,6 +48,11 @@ pub trait Shape: Sized {
     /// Reads a string or number.
     fn from_scalar(_scalar: Scalar<'_>) -> Result<Self, Problem> {
         Err(Problem::wrong_type(Self::expected()))
+    }
+
+    /// Reads a boolean.
+    fn from_boolean(_boolean: bool) -> Result<Self, Problem> {
+        Self::from_scalar(Scalar::Other)
     }
 
     /// Reads a list.
@@ -105,8 +110,19 @@ impl<'de, T: Shape> Visitor<'de> for ShapeVisitor<T> {
         Ok(T::from_scalar(Scalar::Integer(integer)))
     }
 
-    fn visit_bool<E>(self, _boolean: bool) -> Result<Self::Value, E> {
+    /// JSON's numbers come without a sign if they need none.
+    fn visit_u64<E>(self, integer: u64) -> Result<Self::Value, E> {
+        let scalar = i64::try_from(integer).map_or(Scalar::Other, Scalar::Integer);
+        Ok(T::from_scalar(scalar))
+    }
+
+    /// JSON's `null`.
+    fn visit_unit<E>(self) -> Result<Self::Value, E> {
         Ok(T::from_scalar(Scalar::Other))
+    }
+
+    fn visit_bool<E>(self, boolean: bool) -> Result<Self::Value, E> {
+        Ok(T::from_boolean(boolean))
     }
 
     fn visit_f64<E>(self, _float: f64) -> Result<Self::Value, E> {
@@ -146,6 +162,14 @@ impl<'de> Visitor<'de> for SkipVisitor {
     }
 
     fn visit_i64<E>(self, _integer: i64) -> Result<Skip, E> {
+        Ok(Skip)
+    }
+
+    fn visit_u64<E>(self, _integer: u64) -> Result<Skip, E> {
+        Ok(Skip)
+    }
+
+    fn visit_unit<E>(self) -> Result<Skip, E> {
         Ok(Skip)
     }
 
@@ -192,6 +216,33 @@ impl<T: Shape> Shape for Vec<Slot<T>> {
             entries.push(entry);
         }
         Ok(Ok(entries))
+    }
+}
+
+/// One table, or a list of them: `[a.b]` or `[[a.b]]`.
+#[derive(Debug)]
+pub enum OneOrMany<T> {
+    /// One table.
+    One(Box<T>),
+    /// A list.
+    Many(Vec<Slot<T>>),
+}
+
+impl<T: Shape> Shape for OneOrMany<T> {
+    const EXPECTED: &'static str = "a table, or a list of tables";
+
+    fn schema(generator: &mut SchemaGenerator) -> Schema {
+        let table = T::schema(generator);
+        let list = Vec::<Slot<T>>::schema(generator);
+        schemars::json_schema!({ "anyOf": [table, list] })
+    }
+
+    fn from_list<'de, A: SeqAccess<'de>>(list: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(Vec::from_list(list)?.map(OneOrMany::Many))
+    }
+
+    fn from_table<'de, A: MapAccess<'de>>(table: A) -> Result<Result<Self, Problem>, A::Error> {
+        Ok(T::from_table(table)?.map(|one| OneOrMany::One(Box::new(one))))
     }
 }
 

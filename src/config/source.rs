@@ -1,5 +1,6 @@
 //! Sources of a pool's backends, checked.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use super::Backend;
 
 /// An entry of `[[pool.NAME.source]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// What is watched.
     pub kind: SourceKind,
@@ -24,12 +25,12 @@ pub struct Source {
     pub resync: Duration,
     /// Deadline of one question to the store (not of a blocking watch), and of connecting.
     pub timeout: Duration,
-    /// Without a reading for this long the source counts as stale.
+    /// Without a reading for this long the source counts as stale, or as failed if it has errors.
     pub stale_after: Duration,
 }
 
 /// What is watched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {
     /// `backends` written in the file.
     Static(Vec<Backend>),
@@ -46,6 +47,47 @@ pub enum SourceKind {
     Consul(ConsulSource),
     /// A name in DNS.
     Dns(DnsSource),
+}
+
+impl SourceKind {
+    /// As it is written; a metric label.
+    pub fn name(&self) -> &'static str {
+        match self {
+            SourceKind::Static(_) => "static",
+            SourceKind::File { .. } => "file",
+            SourceKind::Redis(_) => "redis",
+            SourceKind::Etcd(_) => "etcd",
+            SourceKind::Consul(_) => "consul",
+            SourceKind::Dns(_) => "dns",
+        }
+    }
+}
+
+impl fmt::Display for SourceKind {
+    /// What is watched and where, without secrets: the same text, the same set.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())?;
+        match self {
+            SourceKind::Static(_) => Ok(()),
+            SourceKind::File { path } => write!(f, " {}", path.display()),
+            SourceKind::Redis(redis) => write!(f, " {} {}", redis.url, redis.key),
+            SourceKind::Etcd(etcd) => write!(f, " {} {}", etcd.endpoints.join(","), etcd.prefix),
+            SourceKind::Consul(consul) => {
+                write!(f, " {} {}", consul.url, consul.service)?;
+                let narrowed = [("tag", &consul.tag), ("datacentre", &consul.datacentre)];
+                for (name, value) in narrowed {
+                    if let Some(value) = value {
+                        write!(f, " {name}={value}")?;
+                    }
+                }
+                Ok(())
+            }
+            SourceKind::Dns(dns) => match dns.records {
+                DnsRecords::Addresses { port } => write!(f, " {}:{port}", dns.name),
+                DnsRecords::Services => write!(f, " {} srv", dns.name),
+            },
+        }
+    }
 }
 
 /// What an empty answer means.
@@ -75,15 +117,15 @@ impl Secret {
     }
 }
 
-impl std::fmt::Debug for Secret {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
     }
 }
 
 /// How a TLS connection to a store is verified. Without certificate authorities of its own the
 /// public ones (webpki-roots) count.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StoreTls {
     /// PEM file of certificate authorities.
     pub ca_file: Option<PathBuf>,
@@ -92,7 +134,7 @@ pub struct StoreTls {
 }
 
 /// `kind = "redis"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RedisSource {
     /// `redis://`, `rediss://` or `redis+unix://`, without a password.
     pub url: String,
@@ -107,7 +149,7 @@ pub struct RedisSource {
 }
 
 /// `kind = "etcd"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EtcdSource {
     /// `http://` or `https://`, at least one; tried in turn.
     pub endpoints: Vec<String>,
@@ -120,7 +162,7 @@ pub struct EtcdSource {
 }
 
 /// `kind = "consul"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ConsulSource {
     /// `http://` or `https://` of an agent.
     pub url: String,
@@ -141,7 +183,7 @@ pub struct ConsulSource {
 }
 
 /// `kind = "dns"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DnsSource {
     /// The name.
     pub name: String,

@@ -1,5 +1,7 @@
 //! Values that are neither counts nor tables: texts, names from a list, addresses, networks.
 
+mod source;
+
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+pub use self::source::{Flag, KindName, OnEmptyText, Resolver, SecretText};
 use super::fault::{Problem, nearest};
 use super::quantity::{Count, Rule};
 use super::shape::{Scalar, Shape, Slot};
@@ -175,6 +178,29 @@ impl Shape for Address {
         text.parse().map(Address::Tcp).map_err(|error: std::net::AddrParseError| {
             Problem::new(format!("not an address ({error})"), Self::EXPECTED)
                 .near(address_near(text).map(|near| format!("{near:?}")))
+        })
+    }
+}
+
+/// Why a text is no address, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressError(String);
+
+impl std::fmt::Display for AddressError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl std::str::FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        Address::from_scalar(Scalar::Text(text)).map_err(|problem| {
+            let valid = problem.valid.unwrap_or_default();
+            AddressError(format!("{}; valid: {valid}", problem.what))
         })
     }
 }

@@ -1,5 +1,6 @@
 //! `[pool.NAME]`
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{Checker, Declared, count_u32};
@@ -8,8 +9,17 @@ use crate::config::document::{Path, quote};
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
 use crate::config::shape::{Entries, Shape, Slot};
+use crate::config::share::PerSecond;
 use crate::config::value::{Keepalive, OneOf, ProxyOut};
-use crate::config::{Address, Backend, BackendState, OnDown, Pool, SocketOptions, limits, raw};
+use crate::config::{
+    Address, Backend, BackendState, OnDown, OnRemove, Pool, SocketOptions, limits, raw,
+};
+
+/// What becomes of sessions whose backend is taken away; `None` for what is wrong.
+struct OnRemoval {
+    on_remove: Option<OnRemove>,
+    close_rate: Option<u32>,
+}
 
 impl Checker<'_> {
     /// Every pool in file order.
@@ -64,7 +74,17 @@ impl Checker<'_> {
         let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
         let proxy = self.or(raw.proxy_protocol, &path.key("proxy_protocol"), OneOf(ProxyOut::Off));
         let sources = self.sources(raw.source_addresses, &path.key("source_addresses"));
-        let backends = self.backends(raw.backends, &path.key("backends"));
+        let OnRemoval { on_remove, close_rate } =
+            self.on_removal(raw.on_remove, raw.close_rate, path);
+        let stored = !matches!(raw.source, Slot::Absent);
+        let pinned = match raw.backends {
+            Slot::Absent if stored => Some(Vec::new()),
+            backends => self.backends(backends, &path.key("backends")),
+        };
+        let mut backends = pinned;
+        let mut nobody = Vec::new();
+        let pins = backends.as_mut().unwrap_or(&mut nobody);
+        let stores = self.pool_sources(raw.source, &path.key("source"), pins);
         if let (Some(sources), Some(backends)) = (&sources, &backends) {
             self.families(sources, backends, &path.key("source_addresses"));
         }
@@ -83,6 +103,9 @@ impl Checker<'_> {
             socket: SocketOptions { user_timeout: user_timeout?, keepalive: keepalive? },
             proxy_out: proxy?.0 == ProxyOut::Version2,
             source_addresses: sources?,
+            on_remove: on_remove?,
+            close_rate: close_rate?,
+            sources: stores?,
             backends: backends?,
         })
     }
@@ -121,6 +144,20 @@ impl Checker<'_> {
         Some(on_down)
     }
 
+    fn on_removal(
+        &mut self,
+        on_remove: Slot<OneOf<OnRemove>>,
+        close_rate: Slot<PerSecond>,
+        path: &Path,
+    ) -> OnRemoval {
+        let on_remove = self.or(on_remove, &path.key("on_remove"), OneOf(OnRemove::Keep));
+        let close_rate = self.within(close_rate, &path.key("close_rate"), limits::CLOSE_RATE);
+        OnRemoval {
+            on_remove: on_remove.map(|OneOf(on_remove)| on_remove),
+            close_rate: close_rate.map(|PerSecond(rate)| rate),
+        }
+    }
+
     fn sources(&mut self, slot: Slot<Vec<Slot<IpAddr>>>, path: &Path) -> Option<Vec<IpAddr>> {
         let list = self.or(slot, path, Vec::new())?;
         let (entries, complete) = self.entries(list, path);
@@ -155,16 +192,26 @@ impl Checker<'_> {
         }
     }
 
-    fn backends(
+    pub(super) fn backends(
         &mut self,
         slot: Slot<Vec<Slot<raw::Backend>>>,
         path: &Path,
     ) -> Option<Vec<Backend>> {
-        let valid = "a list of addresses, such as [\"10.0.0.1:7000\", \"10.0.0.2:7000\"]";
+        let valid = "a list of addresses, such as [\"10.0.0.1:7000\", \"10.0.0.2:7000\"], or \
+                     a source beside it";
         let list = self.required(slot, path, valid)?;
         if list.is_empty() {
             self.wrong(path, Problem::new("no backends", valid));
         }
+        self.backends_listed(list, path)
+    }
+
+    /// The backends of a list, which may be empty where it is no pool's only one.
+    pub(super) fn backends_listed(
+        &mut self,
+        list: Vec<Slot<raw::Backend>>,
+        path: &Path,
+    ) -> Option<Vec<Backend>> {
         let mut backends = Vec::new();
         for (index, slot) in list.into_iter().enumerate() {
             let path = path.index(index);
@@ -210,12 +257,11 @@ impl Checker<'_> {
     }
 
     fn duplicates(&mut self, backends: &[Option<Backend>], path: &Path) {
+        let mut places = HashMap::new();
         for (index, backend) in backends.iter().enumerate() {
             let Some(backend) = backend else { continue };
-            let same = |other: &Option<Backend>| {
-                other.as_ref().is_some_and(|other| other.address == backend.address)
-            };
-            if let Some(first) = backends[..index].iter().position(same) {
+            let first = *places.entry(&backend.address).or_insert(index);
+            if first != index {
                 let what = format!("{} is listed already, as entry {first}", backend.address);
                 let valid = "each address once; weight gives one a larger share";
                 self.relation(&path.index(index), Problem::new(what, valid).without_found());

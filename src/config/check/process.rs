@@ -1,5 +1,7 @@
 //! `[runtime]`, `[admin]` and `[log]`
 
+use std::path::PathBuf;
+
 use super::Checker;
 use super::relations::Sockets;
 use crate::config::document::Path;
@@ -32,6 +34,7 @@ impl Checker<'_> {
             limits::RELAY_BUFFER_MAX,
         );
         let spin = self.within(raw.spin, &path.key("spin"), limits::SPIN);
+        let state_dir = self.state_dir(raw.state_dir, &path.key("state_dir"));
         let cores = cores?;
         let descriptors = sockets?.with_shards(cores.len());
         let (max_connections, descriptors_needed) = if written {
@@ -47,8 +50,18 @@ impl Checker<'_> {
             ring_entries: ring_entries?,
             relay_buffer_max: usize::try_from(relay_buffer_max).ok()?,
             spin: spin?.0,
+            state_dir: state_dir?,
             descriptors_needed,
         })
+    }
+
+    fn state_dir(&mut self, slot: Slot<String>, path: &Path) -> Option<PathBuf> {
+        let folder = self.or(slot, path, format!("{}.state", self.document.file))?;
+        if folder.is_empty() || folder.contains('\0') {
+            self.wrong(path, Problem::new("not the path of a folder", "a folder's path"));
+            return None;
+        }
+        Some(PathBuf::from(folder))
     }
 
     fn cores(&mut self, slot: Slot<Cores>, path: &Path) -> Option<Vec<usize>> {

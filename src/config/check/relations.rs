@@ -26,6 +26,8 @@ pub(super) struct Sockets {
     listening: u64,
     /// Warm connections, all pools together.
     warm: u64,
+    /// Of the control plane, for all sources together.
+    sources: u64,
 }
 
 /// Descriptors of the whole process besides sessions, as a sum that can be shown.
@@ -34,11 +36,22 @@ pub(super) struct Descriptors {
     shards: u64,
 }
 
-/// Counts what one shard holds.
+/// Descriptors of a source: a folder or a store watched, a connection to ask it, one in reserve.
+const DESCRIPTORS_PER_SOURCE: u64 = 4;
+
+/// Backends that a pool with sources is taken to have, where it has no more by itself.
+const BACKENDS_OF_SOURCES: u64 = 256;
+
+/// Counts what one shard holds, and what sources do.
 pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
-    let warm = pools.iter().map(|pool| u64::from(pool.warm) * pool.backends.len() as u64).sum();
+    let backends = |pool: &Pool| match pool.backends.len() as u64 {
+        pinned if pool.sources.is_empty() => pinned,
+        pinned => pinned.max(BACKENDS_OF_SOURCES),
+    };
+    let warm = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
+    let sources = pools.iter().map(|pool| pool.sources.len() as u64 * DESCRIPTORS_PER_SOURCE).sum();
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
-    Sockets { listening, warm }
+    Sockets { listening, warm, sources }
 }
 
 impl Sockets {
@@ -51,7 +64,8 @@ impl Descriptors {
     fn besides_connections(&self) -> u64 {
         let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
         let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
-        per_shard.saturating_mul(self.shards).saturating_add(DESCRIPTORS_FIXED)
+        let shards = per_shard.saturating_mul(self.shards);
+        shards.saturating_add(self.sockets.sources).saturating_add(DESCRIPTORS_FIXED)
     }
 
     fn with_connections(&self, connections: u64) -> u64 {
@@ -64,9 +78,13 @@ impl Descriptors {
     fn sum(&self) -> String {
         format!(
             "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {DESCRIPTORS_FIXED}",
+             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{DESCRIPTORS_FIXED}",
             self.sockets.listening,
             self.sockets.warm,
+            match self.sockets.sources {
+                0 => String::new(),
+                sources => format!("{sources} for sources + "),
+            },
             shards = self.shards,
         )
     }
