@@ -149,7 +149,7 @@ fn listeners_come_and_go_without_their_sessions() {
 /// Until nobody listens on an address any more.
 fn wait_refused(address: SocketAddr) {
     let give_up = Instant::now() + Duration::from_secs(10);
-    while std::net::TcpStream::connect(address).is_ok() {
+    while connects(address) {
         assert!(Instant::now() < give_up, "{address} is still listened on");
         std::thread::park_timeout(Duration::from_millis(10));
     }
@@ -174,7 +174,7 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
     assert_eq!(body["sessions_closed"], 0);
     assert_eq!(gateway.metric("corelane_table_version"), 1.0);
     assert_eq!((gateway.metric(REFUSED), gateway.metric(SUCCESS)), (0.0, 0.0));
-    assert!(std::net::TcpStream::connect(address).is_err());
+    assert!(!connects(address));
     let _served = served(gateway.address("devices"), "old");
 }
 
@@ -221,4 +221,8 @@ fn no_connection_is_refused_and_none_is_cut_by_fifty_reloads() {
     assert!(served.load(Ordering::Relaxed) > 50, "{served:?}");
     assert_eq!(gateway.metric(SUCCESS), 50.0);
     assert_eq!(gateway.metric("corelane_bugs_total"), 0.0);
+}
+
+fn connects(address: SocketAddr) -> bool {
+    std::net::TcpStream::connect_timeout(&address, Duration::from_secs(10)).is_ok()
 }
