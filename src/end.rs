@@ -63,6 +63,10 @@ reasons! {
         BackendError => "backend_error", Backend;
         /// No byte either way for the pool's `idle_timeout`.
         IdleTimeout => "idle_timeout", Us;
+        /// Its backend was removed or drained, and the pool's `on_remove` is "close".
+        BackendRemoved => "backend_removed", Us;
+        /// An operator closed it.
+        Operator => "operator", Us;
         /// Still open when `drain_timeout` ran out.
         DrainDeadline => "drain_deadline", Us;
 

@@ -4,6 +4,7 @@
 //! or ends, and mailboxes.
 
 mod accept;
+pub mod closing;
 pub mod interrupt;
 mod loads;
 pub mod mailbox;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::accept::{Listening, Reserve};
+use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
@@ -77,6 +79,7 @@ pub struct Shard {
     poller: Poller,
     exchange: Exchange,
     closing_relays: RefCell<Vec<(Relay, End)>>,
+    closings: RefCell<Closings>,
     pipes: Pipes,
     spares: Spares,
     activity: spin::Activity,
@@ -163,6 +166,7 @@ impl Shard {
             poller: Poller::new()?,
             exchange: Exchange::new()?,
             closing_relays: RefCell::default(),
+            closings: RefCell::default(),
             pipes: Pipes::default(),
             spares: Spares::default(),
             activity: spin::Activity::default(),
@@ -191,6 +195,9 @@ impl Shard {
                 Message::Connection(Handover { socket, listener, peer }) => {
                     self.begin(listener, Accepted { socket, peer });
                 }
+                Message::Close(order) => {
+                    self.closings.borrow_mut().begin(order, self.mailboxes.len());
+                }
                 Message::Drain(timeout) => self.drain(timeout),
                 Message::Sessions { limit, reply } => {
                     // Whoever asked may have stopped waiting.
@@ -210,6 +217,7 @@ impl Shard {
         }
         *self.memory.borrow_mut() = memory;
         self.warm.borrow_mut().follow(&table, self.index);
+        self.closings.borrow_mut().follow(&table, self.mailboxes.len());
     }
 
     // -- listeners -----------------------------------------------------------------------------
@@ -270,6 +278,7 @@ impl Shard {
             }
         }
         self.tick_warm(now);
+        self.tick_closings(elapsed);
         for waker in self.tick_waiters.borrow_mut().drain(..) {
             waker.wake();
         }

@@ -226,3 +226,25 @@ fn no_connection_is_refused_and_none_is_cut_by_fifty_reloads() {
 fn connects(address: SocketAddr) -> bool {
     std::net::TcpStream::connect_timeout(&address, Duration::from_secs(10)).is_ok()
 }
+
+#[test]
+fn sessions_of_a_removed_backend_are_closed_at_the_rate_of_their_pool() {
+    let (old, new) = (Backend::echo("old"), Backend::echo("new"));
+    let close = "on_remove = \"close\"\nclose_rate = \"20/s\"";
+    let gateway = Gateway::start(&frame_config(&[old], close, ""));
+    let mut before: Vec<Client> =
+        (0..30).map(|_| served(gateway.address("devices"), "old")).collect();
+    let (status, body) = reload(&gateway, &frame_config(&[new], close, ""));
+    assert_eq!(status, 200, "{body}");
+    assert_eq!(body["sessions_closed"], 30, "{body}");
+    let begun = Instant::now();
+    let _after = served(gateway.address("devices"), "new");
+    for client in &mut before {
+        client.assert_closed_silently();
+    }
+    let took = begun.elapsed();
+    assert!(took > Duration::from_millis(900), "30 sessions at 20/s took {took:?}");
+    let ends = gateway.session_lines(30);
+    assert!(ends.iter().all(|line| line["end"] == "backend_removed"), "{ends:?}");
+    assert_eq!(gateway.metric("corelane_connections_active{listener=\"devices\"}"), 1.0);
+}

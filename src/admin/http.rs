@@ -24,16 +24,16 @@ use crate::control::reload::Refused;
 use crate::log::append_json;
 use crate::metrics::page::{self, Observed, Page};
 
-/// Every path with what it shows, as `/` lists them.
-const ENDPOINTS: &[(&str, &str)] = &[
-    ("/livez", "200 while the process runs"),
-    ("/healthz", "the same as /livez"),
-    ("/readyz", "200 while clients are accepted, else 503 with the reason"),
-    ("/metrics", "counters as OpenMetrics text"),
-    ("/sessions", "open client connections; ?limit=N, 100 unless told, at most 10000"),
-    ("/pools", "pools and backends of the table in force"),
-    ("/version", "what runs"),
-    ("POST /reload", "reads the configuration again; ?dry_run=true only says what would change"),
+/// Every method and path with what it does, as `/` lists them.
+const ENDPOINTS: &[(&str, &str, &str)] = &[
+    ("GET", "/livez", "200 while the process runs"),
+    ("GET", "/healthz", "the same as /livez"),
+    ("GET", "/readyz", "200 while clients are accepted, else 503 with the reason"),
+    ("GET", "/metrics", "counters as OpenMetrics text"),
+    ("GET", "/sessions", "open client connections; ?limit=N, 100 unless told, at most 10000"),
+    ("GET", "/pools", "pools and backends of the table in force"),
+    ("GET", "/version", "what runs"),
+    ("POST", "/reload", "reads the configuration again; ?dry_run=true only says what would change"),
 ];
 
 /// Answers to `/sessions` made or sent at once. Each makes every shard stop and write, and takes up
@@ -79,10 +79,11 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
 async fn index() -> Response {
     #[derive(Serialize)]
     struct Endpoint {
+        method: &'static str,
         path: &'static str,
-        shows: &'static str,
+        does: &'static str,
     }
-    let endpoints = ENDPOINTS.iter().map(|(path, shows)| Endpoint { path, shows });
+    let endpoints = ENDPOINTS.iter().map(|(method, path, does)| Endpoint { method, path, does });
     json(&endpoints.collect::<Vec<_>>())
 }
 

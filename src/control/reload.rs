@@ -4,17 +4,18 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
 use super::Control;
 use crate::admin::Stage;
 use crate::backend;
-use crate::config::{self, Config, Environment, Fault, LoadError};
+use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, OnRemove};
 use crate::listen::{BindError, Bindings, Change};
 use crate::shard::mailbox::Message;
 use crate::sys;
-use crate::table::{Layout, Table};
+use crate::table::{Backend, Layout, Pool, Table};
 
 /// What a reload does, or in a dry run would do.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -301,7 +302,22 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
         pools.iter().flat_map(of).collect()
     };
     reloaded.backends = changes(&backends(&old), &backends(&new), |old, new| old == new);
+    reloaded.sessions_closed = table.pools.iter().map(|pool| sessions_closed(pool, layout)).sum();
     reloaded
+}
+
+/// Sessions of a pool that would be closed, as of now.
+fn sessions_closed(pool: &Pool, layout: &Layout) -> u64 {
+    let new = layout.pools.iter().find(|new| new.name == pool.settings.name);
+    if new.unwrap_or(&pool.settings).on_remove == OnRemove::Keep {
+        return 0;
+    }
+    let stays = |backend: &Backend| {
+        let mut backends = new.into_iter().flat_map(|new| &new.backends);
+        backends.any(|new| new.address == backend.address && new.state != BackendState::Drain)
+    };
+    let leaving = pool.backends.iter().filter(|backend| !stays(backend));
+    leaving.map(|backend| u64::from(backend.shared.live.load(Relaxed))).sum()
 }
 
 fn changes<N, T>(old: &[(N, T)], new: &[(N, T)], same: impl Fn(&T, &T) -> bool) -> Changes

@@ -11,7 +11,7 @@ use crate::end::{End, Placement, Side};
 use crate::relay::{COOL_AFTER, Relay};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
-use crate::table::{Backend, Listener, Pool};
+use crate::table::{Backend, BackendShared, Listener, Pool};
 
 /// Longest wait between two looks at a session, ticks. An entry in the wheel stays until its time
 /// comes, whatever happens to its session meanwhile: with idle timeouts of hours, those of ended
@@ -255,6 +255,14 @@ impl Session {
             return Some(Look::Cool(idle_at));
         }
         Some(Look::Again(idle_at.min(now + COOL_AFTER)))
+    }
+
+    /// Whether it has this backend.
+    pub fn is_on(&self, backend: &Arc<BackendShared>) -> bool {
+        let placed = self.placed.borrow();
+        let placed = placed.as_ref().and_then(|placed| placed.backend.as_ref());
+        self.stage.get() == Stage::Relay
+            && placed.is_some_and(|placed| Arc::ptr_eq(&placed.shared, backend))
     }
 
     /// What was reported of the socket of a side before its session relays.

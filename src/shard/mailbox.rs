@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use serde::Serialize;
 
+use super::closing::CloseOrder;
 use crate::listen::Listeners;
 use crate::table::{Listener, Table};
 
@@ -22,6 +23,8 @@ pub enum Message {
     Listen(Listeners),
     /// Run this connection: another shard accepted it and is busier.
     Connection(Handover),
+    /// Close a backend's sessions.
+    Close(CloseOrder),
     /// Stop accepting, let sessions live for this long, then end them and return.
     Drain(Duration),
     /// Answer with up to `limit` sessions.
