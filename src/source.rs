@@ -2,7 +2,12 @@
 //! (`source/redis.rs` and its siblings), what decides which of it is believed (`source/guard.rs`),
 //! and the control plane, which builds tables from the result.
 
+pub mod consul;
+pub mod dns;
+mod pace;
+
 use std::fmt;
+use std::time::Duration;
 
 use crate::config::{Address, BackendState};
 
@@ -94,6 +99,15 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.cause.name(), self.detail)
     }
+}
+
+/// Deadlines and rhythm of a watcher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// Of one question (not of a blocking watch), and of connecting.
+    pub timeout: Duration,
+    /// The whole set is read again at least this often.
+    pub resync: Duration,
 }
 
 /// A watcher's end of the way to the control plane: reports, and requests to read again at once.
