@@ -30,6 +30,7 @@ pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use value::AddressError;
 
 use crate::balance::Algorithm;
 use crate::frame::FrameRules;

@@ -2,14 +2,19 @@
 //! (`source/redis.rs` and its siblings), what decides which of it is believed (`source/guard.rs`),
 //! and the control plane, which builds tables from the result.
 
+mod bucket;
 pub mod consul;
 pub mod dns;
-mod pace;
+pub mod etcd;
+pub mod redis;
+mod retry;
+pub(crate) mod tls;
+pub mod value;
 
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{Address, BackendState};
+use crate::config::{Address, BackendState, Source};
 
 /// A backend as a source names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -101,13 +106,25 @@ impl fmt::Display for Failure {
     }
 }
 
-/// Deadlines and rhythm of a watcher.
+/// What every watcher is told about time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timings {
-    /// Of one question (not of a blocking watch), and of connecting.
-    pub timeout: Duration,
-    /// The whole set is read again at least this often.
+    /// The whole set is read again at least this often, more than 0.
     pub resync: Duration,
+    /// Deadline of connecting, and of every question, more than 0.
+    pub timeout: Duration,
+}
+
+impl Timings {
+    /// Those of a configured source.
+    pub fn of(source: &Source) -> Timings {
+        Timings { resync: source.resync, timeout: source.timeout }
+    }
+
+    /// A store from which nothing came for this long is asked whether it is there.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.timeout.clamp(Duration::from_secs(1), Duration::from_secs(10))
+    }
 }
 
 /// A watcher's end of the way to the control plane: reports, and requests to read again at once.

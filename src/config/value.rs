@@ -179,6 +179,29 @@ impl Shape for Address {
     }
 }
 
+/// Why a text is no address, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressError(String);
+
+impl std::fmt::Display for AddressError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+impl std::str::FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Address, AddressError> {
+        Address::from_scalar(Scalar::Text(text)).map_err(|problem| {
+            let valid = problem.valid.unwrap_or_default();
+            AddressError(format!("{}; valid: {valid}", problem.what))
+        })
+    }
+}
+
 fn unix_path(path: &str) -> Result<PathBuf, Problem> {
     if path.len() > UNIX_PATH_LEN_MAX {
         let valid = format!("at most {UNIX_PATH_LEN_MAX} bytes after \"unix:\"");

@@ -1,8 +1,6 @@
 //! Opening a connection for HTTP: TCP with keepalive, TLS when asked for, or a UNIX socket.
 
 use std::io;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::client::conn::http1;
@@ -10,12 +8,11 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::{Connection, FetchError, Place};
 use crate::config::StoreTls;
+use crate::source::tls::client_config;
 
 /// A host that is gone is noticed within about four of these, also while we wait for an answer
 /// that may take minutes.
@@ -37,7 +34,9 @@ pub(super) async fn open(place: &Place, tls: Option<&StoreTls>) -> Result<Connec
             match tls {
                 None => speak_http(stream).await,
                 Some(tls) => {
-                    let connector = TlsConnector::from(Arc::new(client_config(tls)?));
+                    let connector = client_config(tls)
+                        .map(TlsConnector::from)
+                        .map_err(|failure| FetchError::Tls(failure.detail))?;
                     let name = ServerName::try_from(host.clone())
                         .map_err(|error| FetchError::Tls(format!("{host:?}: {error}")))?;
                     let stream = connector.connect(name, stream).await;
@@ -69,43 +68,4 @@ where
         }
     });
     Ok(Connection { sender, driver })
-}
-
-fn client_config(tls: &StoreTls) -> Result<ClientConfig, FetchError> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| FetchError::Tls(error.to_string()))?
-        .with_root_certificates(roots(tls.ca_file.as_deref())?);
-    let Some((certificate, key)) = &tls.client else { return Ok(builder.with_no_client_auth()) };
-    let chain = certificates(certificate)?;
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| unreadable(key, &error))?;
-    let config = builder.with_client_auth_cert(chain, private);
-    config.map_err(|error| unreadable(certificate, &error))
-}
-
-fn roots(ca_file: Option<&Path>) -> Result<RootCertStore, FetchError> {
-    let mut roots = RootCertStore::empty();
-    match ca_file {
-        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
-        Some(path) => {
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|error| unreadable(path, &error))?;
-            }
-        }
-    }
-    Ok(roots)
-}
-
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, FetchError> {
-    let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-    let certificates: Vec<_> = read.map_err(|error| unreadable(path, &error))?;
-    if certificates.is_empty() {
-        return Err(FetchError::Tls(format!("{} holds no certificate", path.display())));
-    }
-    Ok(certificates)
-}
-
-fn unreadable(path: &Path, error: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Tls(format!("{}: {error}", path.display()))
 }

@@ -16,7 +16,8 @@ use hyper::header::{HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use self::answer::{Judged, judge};
-use super::pace::{Backoff, Bucket};
+use super::bucket::Bucket;
+use super::retry::Retry;
 use super::{Desk, Failure, FailureCause, Reading, Report, Timings};
 use crate::config::ConsulSource;
 use crate::fetch::{Answer, Ask, FetchError, Fetcher, Site};
@@ -26,10 +27,6 @@ const BURST: u32 = 2;
 /// After those, one per this long: what a service that changes all the time costs the agent, and
 /// how late we are then.
 const REFILL: Duration = Duration::from_secs(1);
-/// Pause after a failure, times the square of failures in a row.
-const BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause after a failure.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes: an instance takes 1 to 3 KiB.
 const BODY_MAX: usize = 64 * 1024 * 1024;
 /// What may stand in a path segment or a query value as it is (RFC 3986, unreserved).
@@ -53,7 +50,7 @@ pub async fn watch(settings: ConsulSource, timings: Timings, desk: Desk) {
         known: None,
     };
     let mut bucket = Bucket::new(BURST, REFILL);
-    let mut backoff = Backoff::new(BACKOFF, BACKOFF_MAX);
+    let mut retry = Retry::default();
     loop {
         let pause = bucket.take(Instant::now());
         tokio::select! {
@@ -77,12 +74,11 @@ pub async fn watch(settings: ConsulSource, timings: Timings, desk: Desk) {
                 }
                 tokio::select! {
                     () = desk.reports.closed() => return,
-                    () = desk.refresh.notified() => {}
-                    () = tokio::time::sleep(backoff.fail(rand::random())) => {}
+                    () = retry.rest(&desk) => {}
                 }
             }
             Some(report) => {
-                backoff.succeed();
+                retry.forget();
                 if !desk.report(report).await {
                     return;
                 }
@@ -200,7 +196,7 @@ impl Watch {
             FetchError::Exchange(error) if error.is_parse() => FailureCause::Malformed,
             FetchError::Exchange(_) => FailureCause::Unreachable,
             FetchError::Timeout(..) => FailureCause::Timeout,
-            FetchError::Tls(_) => FailureCause::Denied,
+            FetchError::Tls(_) => FailureCause::Unreachable,
             FetchError::Site(_) | FetchError::TooLarge(_) => FailureCause::Malformed,
         };
         let mut failure = failure(cause, error);

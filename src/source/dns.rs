@@ -14,18 +14,15 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use self::lookup::{Found, Lookup};
-use super::pace::Backoff;
+use super::retry::Retry;
 use super::{Desk, Reading, Report, Timings};
 use crate::config::DnsSource;
 
-/// However short a record lives, it is asked for no more often than this.
+/// However short a record lives, and however often asking failed, there is this much time between
+/// two lookups (RFC 9520 has it for failures).
 const INTERVAL_MIN: Duration = Duration::from_secs(1);
 /// Longest time for which we believe that there is nothing, whatever the zone says.
 const NOTHING_MAX: Duration = Duration::from_secs(30);
-/// Pause after a failure, times the square of failures in a row. Never below [`INTERVAL_MIN`].
-const BACKOFF: Duration = Duration::from_secs(1);
-/// Longest pause after a failure.
-const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Where the system's resolvers are written down.
 #[derive(Debug, Clone)]
@@ -55,7 +52,7 @@ pub async fn watch_with(
     desk: Desk,
 ) {
     let mut lookup = Lookup::new(&settings, timings.timeout, system);
-    let mut backoff = Backoff::new(BACKOFF, BACKOFF_MAX);
+    let mut retry = Retry::default();
     let mut known: Option<Reading> = None;
     loop {
         let looked = tokio::select! {
@@ -64,11 +61,11 @@ pub async fn watch_with(
         };
         let (report, pause) = match looked {
             Err(failure) => {
-                let pause = backoff.fail(rand::random()).max(INTERVAL_MIN);
+                let pause = retry.pause().max(INTERVAL_MIN);
                 (Report::Failed(failure), pause)
             }
             Ok(found) => {
-                backoff.succeed();
+                retry.forget();
                 let pause = pause(&found, &settings, rand::random()).min(timings.resync);
                 if known.as_ref() == Some(&found.reading) {
                     (Report::Unchanged, pause)
