@@ -224,7 +224,7 @@ fn followers_without_a_leader_are_not_believed() {
 }
 
 #[test]
-fn a_service_that_changes_all_the_time_is_read_once_a_second() {
+fn a_service_that_changes_all_the_time_is_read_twice_a_second() {
     let consul = Consul::start();
     consul.register(1, 1);
     let watch = consul.watch();
@@ -241,7 +241,7 @@ fn a_service_that_changes_all_the_time_is_read_once_a_second() {
         readings += 1;
     }
     let seconds = began.elapsed().as_secs();
-    assert!(readings <= 2 + seconds + 1, "{readings} readings of {weight} changes in {seconds} s");
+    assert!(readings <= 2 + 2 * (seconds + 1), "{readings} readings of {weight} changes in {seconds} s");
     assert!(began.elapsed() < Duration::from_secs(5), "the last change was seen late");
 }
 
@@ -389,18 +389,18 @@ fn the_time_from_a_change_to_the_desk() {
     let wait = Duration::from_secs(60);
     let watch = start(ConsulSource { wait, ..consul.settings() });
     watch.set();
-    let mut taken: Vec<Duration> = (1..=12)
+    let mut taken: Vec<Duration> = (1..=9)
         .map(|number| {
             // Slower than the rate limit, and not in step with the agent's waiting.
-            pause(Duration::from_millis(1_000 + 37 * u64::from(number)));
+            pause(Duration::from_millis(500 + 37 * u64::from(number)));
             let changed = Instant::now();
             consul.register(number, 1);
             seen(&watch, usize::from(number)).duration_since(changed)
         })
         .collect();
     taken.sort();
-    println!("change to report: median {:?}, worst {:?}", taken[6], taken[11]);
-    assert!(taken[6] < Duration::from_millis(500), "{taken:?}");
+    println!("change to report: median {:?}, worst {:?}", taken[4], taken[8]);
+    assert!(taken[4] < Duration::from_millis(500), "{taken:?}");
 }
 
 fn seen(watch: &Watch, count: usize) -> Instant {

@@ -26,7 +26,7 @@ use crate::fetch::{Answer, Ask, FetchError, Fetcher, Site};
 const BURST: u32 = 2;
 /// After those, one per this long: what a service that changes all the time costs the agent, and
 /// how late we are then.
-const REFILL: Duration = Duration::from_secs(1);
+const REFILL: Duration = Duration::from_millis(500);
 /// Largest answer, in bytes: an instance takes 1 to 3 KiB.
 const BODY_MAX: usize = 64 * 1024 * 1024;
 /// What may stand in a path segment or a query value as it is (RFC 3986, unreserved).
