@@ -34,6 +34,9 @@ const POLL: Duration = Duration::from_secs(5);
 /// Of what a server says about an error, characters.
 const DETAIL_LEN_MAX: usize = 500;
 
+/// What follows may be the password.
+const ARGUMENTS: &str = ", with args beginning with";
+
 /// How changes are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Notices {
@@ -160,7 +163,7 @@ impl Asker<'_> {
                 Ok(Ok((connection, driver))) => {
                     return Ok((connection, protocol, Box::pin(driver)));
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::RESP3NotSupported => {}
+                Ok(Err(error)) if protocol == ProtocolVersion::RESP3 && lacks_resp3(&error) => {}
                 Ok(Err(error)) => return Err(self.fault("logging in", &error).failure),
                 Err(_elapsed) => return Err(self.silence("logging in").failure),
             }
@@ -196,7 +199,10 @@ impl Asker<'_> {
             false => judge(error),
         };
         let mut said: String = error.to_string().chars().take(DETAIL_LEN_MAX).collect();
-        // Old servers repeat the arguments of a command that they do not know.
+        // A server repeats the beginning of the arguments of a command that it does not know.
+        if let Some(arguments) = said.find(ARGUMENTS) {
+            said.truncate(arguments);
+        }
         if let Some(password) = &self.settings.password
             && !password.reveal().is_empty()
         {
@@ -366,6 +372,13 @@ fn concerns(push: &PushInfo, key: &[u8]) -> bool {
         PushKind::Message | PushKind::Disconnection => true,
         _ => false,
     }
+}
+
+/// Whether a greeting failed because RESP3 is not known.
+fn lacks_resp3(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::RESP3NotSupported
+        || error.code() == Some("NOPROTO")
+        || error.detail().is_some_and(|said| said.starts_with("unknown command"))
 }
 
 /// What an error means, and whether it ends the connection.
