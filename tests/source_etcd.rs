@@ -82,26 +82,29 @@ fn a_transaction_is_told_whole() {
     watch.end();
 }
 
-/// Values of this size make a transaction that etcd has to send in fragments.
-const LARGE: usize = 1 << 20;
-
 #[test]
-fn a_revision_in_fragments_is_told_whole() {
-    let etcd = Etcd::start_with(&["--max-request-bytes", "4194304"]);
-    let watch = etcd.watch();
-    assert_eq!(shown(&watch.set()), NOTHING);
-    // Too large to be members: rejected, but together.
-    let puts: Vec<String> = (0..3)
-        .map(|n| {
-            let key = stores::etcd::base64(format!("{PREFIX}10.0.0.{n}:1").as_bytes());
-            let value = stores::etcd::base64(&vec![b'x'; LARGE]);
-            format!(r#"{{"request_put":{{"key":"{key}","value":"{value}"}}}}"#)
-        })
-        .collect();
+fn more_than_one_answer_can_hold_is_caught_up_with_and_read() {
+    let etcd = two();
+    let proxy = Proxy::start(etcd.port);
+    let watch = start(settings(&[proxy.port]), TIMINGS);
+    assert_eq!(shown(&watch.set()), TWO);
+    proxy.refuse(true);
+    assert_eq!(watch.failure().cause, FailureCause::Unreachable);
+    // Together over what we take in one answer: etcd sends fragments, and pages have to be small.
     let mut gateway = Gateway::connect(etcd.port).unwrap();
-    gateway.post("/v3/kv/txn", &format!(r#"{{"success":[{}]}}"#, puts.join(","))).unwrap();
-    assert_eq!(watch.set().rejected.len(), 3);
+    let value = "x".repeat(1_000_000);
+    for host in 0..20 {
+        gateway.put(&format!("10.0.9.{host}:7000"), &value);
+    }
+    proxy.refuse(false);
+    while watch.set_after_failures().0.rejected.len() != 20 {}
+    watch.refresh();
+    watch.is_quiet_for(Duration::from_millis(500));
+    let fresh = etcd.watch();
+    let reading = fresh.set();
+    assert_eq!((shown(&reading).len(), reading.rejected.len()), (2, 20));
     watch.end();
+    fresh.end();
 }
 
 #[test]

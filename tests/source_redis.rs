@@ -362,6 +362,33 @@ fn a_server_that_cannot_answer_now_is_unavailable() {
 }
 
 #[test]
+fn the_node_of_a_cluster_that_has_the_hash_is_found() {
+    let nodes = [
+        Redis::start_with(&["--cluster-enabled", "yes"]),
+        Redis::start_with(&["--cluster-enabled", "yes"]),
+    ];
+    let bus = nodes[1].port + 10_000;
+    nodes[0].run(&format!("CLUSTER MEET 127.0.0.1 {} {bus}", nodes[1].port));
+    let redis::Value::Int(slot) = nodes[0].run(&format!("CLUSTER KEYSLOT {KEY}")) else { panic!() };
+    for range in [format!("0 {}", slot - 1), format!("{} 16383", slot + 1)] {
+        nodes[0].run(&format!("CLUSTER ADDSLOTSRANGE {range}"));
+    }
+    nodes[1].run(&format!("CLUSTER ADDSLOTS {slot}"));
+    let watch = nodes[0].watch();
+    // Until both nodes agree on who has what, there is nobody to ask.
+    let set = |entry: &str| {
+        stores::process::until("the cluster takes a write", || {
+            nodes[1].try_run(&format!("HSET {KEY} {entry}")).is_ok()
+        });
+    };
+    set(&format!("{A} 1"));
+    while shown(&watch.set_after_failures().0) != [TWO[0]] {}
+    set(&format!("{B} 2"));
+    assert_eq!(shown(&watch.set_after_failures().0), TWO);
+    watch.end();
+}
+
+#[test]
 fn the_hash_is_read_again_although_nothing_was_told() {
     let redis = two();
     let timings = Timings { resync: Duration::from_millis(200), ..TIMINGS };

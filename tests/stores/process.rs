@@ -122,6 +122,15 @@ impl Drop for Process {
     }
 }
 
+/// Waits for something that nobody tells about.
+pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let give_up = Instant::now() + DEADLINE;
+    while !happened() {
+        assert!(Instant::now() < give_up, "in {DEADLINE:?}: not {what}");
+        pause(Duration::from_millis(20));
+    }
+}
+
 /// Between two looks at something that nobody tells about.
 #[expect(clippy::disallowed_methods, reason = "a test's thread may sleep between two looks")]
 pub fn pause(duration: Duration) {

@@ -19,7 +19,7 @@ use super::wire::{
     RangeResponse, ResponseHeader, WATCH, WatchCreateRequest, WatchRequest, WatchResponse,
 };
 use crate::config::{EtcdSource, StoreTls};
-use crate::source::value::ENTRIES_MAX;
+use crate::source::value::{ENTRIES_MAX, VALUE_LEN_MAX};
 use crate::source::{Failure, FailureCause};
 
 /// A connection without traffic is probed this often; etcd refuses clients that do it more often
@@ -27,8 +27,10 @@ use crate::source::{Failure, FailureCause};
 const KEEPALIVE: Duration = Duration::from_secs(10);
 /// A probe that is not answered in this time means that the connection is dead.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(3);
-/// Keys in one answer.
+/// Keys in one answer, unless they turn out to be too long for that.
 const PAGE: i64 = 1_000;
+/// Longest sum of all keys and values that are kept of a reading, bytes.
+const READ_LEN_MAX: usize = 64 << 20;
 /// Longest answer, bytes.
 const ANSWER_LEN_MAX: usize = 16 << 20;
 /// A prefix that is compacted away while it is read is read again from the start.
@@ -115,10 +117,15 @@ impl<'a> Client<'a> {
     async fn pages(&mut self) -> Result<Result<(ResponseHeader, Vec<KeyValue>), Status>, Failure> {
         let mut header: Option<ResponseHeader> = None;
         let mut kvs: Vec<KeyValue> = Vec::new();
+        let mut len = 0;
         let mut request = RangeRequest { limit: PAGE, ..self.prefix() };
         loop {
             let page = match self.range(request.clone()).await {
                 Ok(page) => page,
+                Err(status) if is_too_long(&status) && request.limit > 1 => {
+                    request.limit /= 10;
+                    continue;
+                }
                 Err(status) => return Ok(Err(status)),
             };
             let first = header.get_or_insert_with(|| page.header.unwrap_or_default());
@@ -127,7 +134,16 @@ impl<'a> Client<'a> {
             if count > ENTRIES_MAX {
                 return Err(too_much(format!("{count} keys under the prefix")));
             }
-            kvs.extend(page.kvs);
+            for mut kv in page.kvs {
+                // Longer values are rejected, and need not be kept for that.
+                kv.value.truncate(VALUE_LEN_MAX + 1);
+                kv.value.shrink_to_fit();
+                len += kv.key.len() + kv.value.len();
+                kvs.push(kv);
+            }
+            if len > READ_LEN_MAX {
+                return Err(too_much(format!("{len} bytes of keys and values")));
+            }
             match kvs.last() {
                 Some(last) if page.more => {
                     // The next key there can be.
@@ -302,6 +318,11 @@ fn token_is_refused(status: &Status) -> bool {
 
 fn forgotten(status: &Status) -> bool {
     status.message().contains("has been compacted")
+}
+
+/// The library refuses an answer by its length, before it is read.
+fn is_too_long(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().contains("message length too large")
 }
 
 fn judge(status: &Status) -> FailureCause {

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use super::wire::{DELETE, Event, KeyValue, ResponseHeader, WatchResponse};
-use crate::source::value::{self, ENTRIES_MAX};
+use super::wire::{DELETE, KeyValue, ResponseHeader, WatchResponse};
+use crate::source::value::{self, ENTRIES_MAX, VALUE_LEN_MAX};
 use crate::source::{Failure, FailureCause, Member, Reading, Rejected};
 
 /// Longest sum of all names under the prefix, bytes. Values are not kept, names have to be: a
@@ -27,7 +27,14 @@ pub struct Mirror {
     revision: i64,
     cluster: u64,
     /// Of a revision whose events have not all come.
-    pieces: Vec<Event>,
+    pieces: Vec<Piece>,
+}
+
+/// A change that has not been made yet.
+#[derive(Debug)]
+struct Piece {
+    deletes: bool,
+    kv: KeyValue,
 }
 
 /// What an answer of a watch means to the copy.
@@ -105,11 +112,17 @@ impl Mirror {
         if response.created && header.revision < self.revision {
             return Ok(Step::Restart("the store has gone back to an older revision"));
         }
-        let fresh = |event: &Event| {
+        let told = !response.events.is_empty();
+        for event in response.events {
+            let Some(mut kv) = event.kv else { continue };
             // After a whole reading, events that were on their way are in it already.
-            event.kv.as_ref().is_some_and(|kv| kv.mod_revision > self.revision)
-        };
-        self.pieces.extend(response.events.iter().filter(|event| fresh(event)).cloned());
+            if kv.mod_revision > self.revision {
+                // Longer values are rejected, and need not be kept for that.
+                kv.value.truncate(VALUE_LEN_MAX + 1);
+                kv.value.shrink_to_fit();
+                self.pieces.push(Piece { deletes: event.kind == DELETE, kv });
+            }
+        }
         if self.pieces.len() > EVENTS_MAX {
             return Err(too_much(format!("over {EVENTS_MAX} events in one revision")));
         }
@@ -120,19 +133,15 @@ impl Mirror {
         if pieces.is_empty() {
             // Some versions of etcd answer a progress request (−1) ahead of events that are late,
             // so only what is said of this very watch moves us on.
-            if response.events.is_empty() && !response.created && response.watch_id >= 0 {
+            if !told && !response.created && response.watch_id >= 0 {
                 self.revision = self.revision.max(header.revision);
             }
             return Ok(Step::Same);
         }
         let mut changed = false;
-        for event in &pieces {
-            let Some(kv) = &event.kv else { continue };
+        for Piece { deletes, kv } in &pieces {
             self.revision = self.revision.max(kv.mod_revision);
-            changed |= match event.kind {
-                DELETE => self.delete(kv),
-                _ => self.put(kv),
-            };
+            changed |= if *deletes { self.delete(kv) } else { self.put(kv) };
         }
         self.check()?;
         Ok(if changed { Step::Changed } else { Step::Same })
@@ -187,6 +196,7 @@ pub fn too_much(detail: String) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::etcd::wire::Event;
 
     const PREFIX: &str = "/c2s/";
 
