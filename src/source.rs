@@ -6,8 +6,10 @@ mod bucket;
 pub mod consul;
 pub mod dns;
 pub mod etcd;
+pub mod merge;
 pub mod redis;
 mod retry;
+pub mod saved;
 pub(crate) mod tls;
 pub mod value;
 

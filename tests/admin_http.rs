@@ -99,7 +99,7 @@ fn pool() -> config::Pool {
         proxy_out: false,
         source_addresses: Vec::new(),
         on_remove: config::OnRemove::Keep,
-        close_rate: 100,
+        close_rate: 200,
         sources: Vec::new(),
         backends: vec![backend(1000, BackendState::Ready), backend(1001, BackendState::Down)],
     }

@@ -47,6 +47,10 @@ fn of_toml(text: &str) -> Result<Vec<Backend>, String> {
 }
 
 fn of_json(text: &str) -> Result<Vec<Backend>, String> {
+    // A list would be taken for the values of a table in order.
+    if !text.trim_start().starts_with('{') {
+        return Err("not a JSON object".to_string());
+    }
     let mut unknown = Vec::new();
     let mut json = serde_json::Deserializer::from_str(text);
     let read = serde_ignored::deserialize(&mut json, |path| unknown.push(path.to_string()));
@@ -100,10 +104,10 @@ mod tests {
             (Toml, "backends = [\"10.0.0.1:0\", \"x\"]", "and 1 more"),
             (Toml, "backends = [\"10.0.0.1:1\", \"10.0.0.1:1\"]", "listed already"),
             (Toml, "backend = []", "did you mean backends?"),
-            (Toml, "\nbackends = [{ address = \"10.0.0.1:1\", wieght = 2 }]", "2:40: "),
-            (Json, "", "not JSON"),
+            (Toml, "\nbackends = [{ address = \"10.0.0.1:1\", wieght = 2 }]", "2:39: "),
+            (Json, "", "not a JSON object"),
             (Json, "{}", "missing"),
-            (Json, "[]", "not JSON"),
+            (Json, "[[\"10.0.0.1:1\"]]", "not a JSON object"),
             (Json, r#"{"backends":["10.0.0.1:1"]"#, "not JSON"),
             (Json, r#"{"backends":["10.0.0.1:1"]} x"#, "not JSON"),
             (Json, r#"{"backends":null}"#, "wrong type"),
