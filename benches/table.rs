@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use corelane::balance::Algorithm;
 use corelane::config::{Address, Backend, BackendState, OnDown, OnRemove, Pool, SocketOptions};
-use corelane::table::Table;
+use corelane::table::{Layout, Table};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 const BACKENDS: u16 = 3_000;
@@ -38,12 +38,12 @@ fn pool() -> Pool {
 }
 
 fn build(criterion: &mut Criterion) {
-    let pools = [pool()];
+    let layout = Layout::of_pools(vec![pool()]);
     criterion.bench_function("build a table of 3,000 backends", |bencher| {
         // Dropping it is not part of building it.
         bencher.iter_batched(
             || (),
-            |()| Table::first(black_box(&pools), SHARDS),
+            |()| Table::first(black_box(&layout), SHARDS),
             BatchSize::PerIteration,
         );
     });
@@ -51,8 +51,8 @@ fn build(criterion: &mut Criterion) {
 
 /// Two versions that others hold too, as in a process with several shards: the swap frees nothing.
 fn swap(criterion: &mut Criterion) {
-    let pools = [pool()];
-    let versions = [1, 2].map(|_| Arc::new(Table::first(&pools, SHARDS)));
+    let layout = Layout::of_pools(vec![pool()]);
+    let versions = [1, 2].map(|_| Arc::new(Table::first(&layout, SHARDS)));
     let mut current = Arc::clone(&versions[0]);
     let mut turn = 0_usize;
     criterion.bench_function("take a new table of 3,000 backends", |bencher| {

@@ -20,9 +20,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
+use crate::control::Command;
 use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
@@ -61,8 +62,8 @@ pub struct AdminState {
     pub shards: Vec<ShardHandle>,
     /// Whether clients are served.
     pub phase: Arc<Phase>,
-    /// `max_connections`
-    pub connections_max: usize,
+    /// To the control plane.
+    pub commands: mpsc::Sender<Command>,
 }
 
 /// Answers requests until the future is dropped; then the socket file, if any, is removed.

@@ -16,7 +16,7 @@ use corelane::config::{
 };
 use corelane::explain::{self, ExplainError};
 use corelane::input::read_at_most;
-use corelane::run::{self, RunError};
+use corelane::run::{self, RunError, Start};
 use serde::Serialize;
 
 /// Exit code for faults in the configuration file.
@@ -187,7 +187,8 @@ impl std::error::Error for Failure {}
 pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
         Command::Run(file) => with_config(&file.config, |config| {
-            run::run(config).map_err(Failure::Run)?;
+            let start = Start { config, file: Some(file.config.clone()), swap_every: None };
+            run::run(start).map_err(Failure::Run)?;
             Ok(ExitCode::SUCCESS)
         }),
         Command::Check(arguments) => check(&arguments),

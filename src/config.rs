@@ -125,7 +125,7 @@ impl std::fmt::Display for Address {
 }
 
 /// `[[listener]]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Listener {
     /// Unique; a metric label.
     pub name: String,
@@ -153,7 +153,7 @@ pub struct SocketOptions {
 }
 
 /// How a listener finds out who is calling.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Protocol {
     /// A framed binary protocol; the key is in one of the first frames.
     Frame(Box<FrameListener>),
@@ -165,7 +165,7 @@ pub enum Protocol {
 }
 
 /// `[listener.frame]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FrameListener {
     /// The compiled header, key and limits.
     pub rules: FrameRules,
@@ -192,7 +192,7 @@ pub enum MissingKey {
 }
 
 /// `[listener.proxy_protocol]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ProxyIn {
     /// Networks whose connections must start with a PROXY header.
     pub from: Vec<ipnet::IpNet>,
@@ -214,7 +214,7 @@ pub enum ProxyOthers {
 }
 
 /// `[pool.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pool {
     /// Unique; a metric label.
     pub name: String,
@@ -268,7 +268,7 @@ pub enum OnDown {
 }
 
 /// One entry of `backends`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Backend {
     /// Where it listens.
     pub address: Address,

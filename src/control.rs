@@ -1,44 +1,74 @@
-//! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, and the
-//! end of the process.
+//! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
+//! and the end of the process.
 
+pub mod reload;
+
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use self::reload::{Refused, Reloaded};
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::Config;
-use crate::log::{Logs, SessionLogWriter};
+use crate::listen::Bindings;
+use crate::log::{LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
 use crate::table::Table;
 
 /// What the control plane holds.
-pub struct Control<'a> {
-    /// The configuration.
+pub struct Control {
+    /// The configuration in force.
     pub config: Arc<Config>,
+    /// Where it comes from; without it there is nothing to reload.
+    pub file: Option<PathBuf>,
     /// All counters.
     pub metrics: Arc<Metrics>,
     /// Counters of the logs.
     pub logs: Logs,
-    /// The first table.
-    pub table: Arc<Table>,
+    /// Level of the operational log.
+    pub level: LogLevel,
+    /// The table in force, for the pages and for building the next one.
+    pub tables: watch::Sender<Arc<Table>>,
+    /// What is listened on.
+    pub bindings: Bindings,
     /// Every shard's mailbox.
     pub shards: Vec<ShardHandle>,
     /// What `/readyz` says.
     pub phase: Arc<Phase>,
     /// Reopened on USR1.
-    pub session_log: &'a SessionLogWriter,
+    pub session_log: SessionLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
 }
 
+/// What others ask of the control plane.
+#[derive(Debug)]
+pub enum Command {
+    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
+    Reload {
+        /// Change nothing.
+        dry_run: bool,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Result<Reloaded, Refused>>,
+    },
+}
+
+/// Commands that may wait; who sends more waits too.
+const COMMANDS_MAX: usize = 16;
+
 /// The same signal again within this time is the same request.
 const ECHO: Duration = Duration::from_millis(300);
+
+/// How often those that are no longer configured are looked for sessions.
+const SWEEP_EVERY: Duration = Duration::from_secs(5);
 
 struct Signals {
     terminate: Signal,
@@ -52,7 +82,9 @@ enum Event {
     Stop(&'static str),
     Reopen,
     Reload,
+    Command(Command),
     Swap,
+    Sweep,
     ShardEnded(usize, Result<(), String>),
 }
 
@@ -93,23 +125,22 @@ impl Plane {
     /// When a shard is lost.
     pub fn run(
         self,
-        control: Control<'_>,
+        control: &mut Control,
         admin: Option<AdminListener>,
         ended: ShardEnds,
     ) -> Result<Ended, RunError> {
         let Plane { runtime, signals } = self;
         runtime.block_on(async {
-            // Kept for as long as pages are served: a watch keeps its value as long as its sender.
-            let (tables, table) = watch::channel(control.table.clone());
+            let (commands, asked) = mpsc::channel(COMMANDS_MAX);
             if let Some(listener) = admin {
                 tracing::info!(address = %listener.address(), "admin interface listening");
                 let state = AdminState {
                     metrics: control.metrics.clone(),
                     logs: control.logs.clone(),
-                    table,
+                    table: control.tables.subscribe(),
                     shards: control.shards.clone(),
                     phase: control.phase.clone(),
-                    connections_max: control.config.runtime.max_connections,
+                    commands: commands.clone(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -120,28 +151,31 @@ impl Plane {
                 max_connections = control.config.runtime.max_connections,
                 "ready"
             );
-            control.serve(signals, ended, &tables).await
+            control.serve(signals, ended, asked).await
         })
     }
 }
 
-impl Control<'_> {
+impl Control {
     async fn serve(
-        &self,
+        &mut self,
         mut signals: Signals,
         mut ended: ShardEnds,
-        tables: &watch::Sender<Arc<Table>>,
+        mut asked: mpsc::Receiver<Command>,
     ) -> Result<Ended, RunError> {
         let mut swaps = self.swap_every.map(every);
+        let mut sweeps = every(SWEEP_EVERY);
         // Held for one more version, by when the shards have let go of it: it is freed here.
-        let mut _previous = None;
+        let mut previous = None;
         let mut left = self.shards.len();
         let mut stopping: Option<(&'static str, Instant)> = None;
         while left > 0 {
             let event = tokio::select! {
                 event = signals.next() => event,
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
+                Some(command) = asked.recv() => Event::Command(command),
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
+                _ = sweeps.tick() => Event::Sweep,
             };
             match event {
                 Event::Stop(name) => match stopping {
@@ -157,12 +191,21 @@ impl Control<'_> {
                     }
                 },
                 Event::Reopen => self.session_log.reopen(),
-                Event::Reload => tracing::warn!(
-                    "this version cannot reload its configuration: restart it to apply changes"
-                ),
+                // Logged, and there is nobody else to tell.
+                Event::Reload => drop(self.reload(false).await),
+                Event::Command(Command::Reload { dry_run, reply }) => {
+                    let answer = self.reload(dry_run).await;
+                    // Whoever asked may have stopped waiting.
+                    let _gone = reply.send(answer);
+                }
                 Event::Swap => {
-                    let next = Arc::new(tables.borrow().successor());
-                    _previous = Some(self.publish(tables, next));
+                    let next = self.table().successor(self.shards.len());
+                    previous = Some(self.publish(Arc::new(next)));
+                }
+                Event::Sweep => {
+                    // The one before may be all that still holds what has left.
+                    previous = None;
+                    self.sweep();
                 }
                 Event::ShardEnded(shard, Err(why)) => {
                     tracing::error!(shard, why, "a shard was lost; ending");
@@ -174,29 +217,45 @@ impl Control<'_> {
                 }
             }
         }
+        drop(previous);
         Ok(Ended::Drained)
     }
 
+    /// The table in force.
+    fn table(&self) -> Arc<Table> {
+        self.tables.borrow().clone()
+    }
+
     /// Puts a table in force, for every shard and for the pages; gives back the one before.
-    fn publish(&self, tables: &watch::Sender<Arc<Table>>, table: Arc<Table>) -> Arc<Table> {
+    fn publish(&self, table: Arc<Table>) -> Arc<Table> {
         tracing::debug!(version = table.version, "publishing a table");
-        for (shard, mailbox) in self.shards.iter().enumerate() {
-            if let Err(error) = mailbox.send(Message::Table(table.clone())) {
-                tracing::error!(shard, %error, "could not wake a shard");
-            }
+        for shard in 0..self.shards.len() {
+            self.tell(shard, Message::Table(table.clone()));
         }
-        tables.send_replace(table)
+        self.tables.send_replace(table)
+    }
+
+    fn tell(&self, shard: usize, message: Message) {
+        if let Err(error) = self.shards[shard].send(message) {
+            tracing::error!(shard, %error, "could not wake a shard");
+        }
+    }
+
+    /// Lets go of what is no longer configured and has no sessions any more.
+    fn sweep(&self) {
+        let table = self.table();
+        if table.has_left() {
+            self.publish(Arc::new(table.swept(self.shards.len())));
+        }
     }
 
     fn drain(&self, signal: &'static str) {
         let timeout = self.config.runtime.drain_timeout;
-        let open = self.metrics.process.connections.load(std::sync::atomic::Ordering::Relaxed);
+        let open = self.metrics.process.connections.load(Relaxed);
         tracing::info!(signal, connections = open, ?timeout, "draining");
         self.phase.advance(Stage::Draining);
-        for (shard, mailbox) in self.shards.iter().enumerate() {
-            if let Err(error) = mailbox.send(Message::Drain(timeout)) {
-                tracing::error!(shard, %error, "could not wake a shard");
-            }
+        for shard in 0..self.shards.len() {
+            self.tell(shard, Message::Drain(timeout));
         }
     }
 }

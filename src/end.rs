@@ -63,6 +63,10 @@ reasons! {
         BackendError => "backend_error", Backend;
         /// No byte either way for the pool's `idle_timeout`.
         IdleTimeout => "idle_timeout", Us;
+        /// Its backend was removed or drained, and the pool's `on_remove` is "close".
+        BackendRemoved => "backend_removed", Us;
+        /// An operator closed it.
+        Operator => "operator", Us;
         /// Still open when `drain_timeout` ran out.
         DrainDeadline => "drain_deadline", Us;
 
@@ -102,6 +106,8 @@ reasons! {
 
         /// The pool has no backends.
         PoolEmpty => "pool_empty", Us;
+        /// A reload took the listener's pool away before the session was placed.
+        PoolRemoved => "pool_removed", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
         /// The backend failed within `fail_timeout`, and no retry was left.

@@ -33,7 +33,7 @@ pub enum NextFrame {
 }
 
 /// Everything needed to find a key in the first bytes of a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct FrameRules {
     /// The header.
     pub layout: Layout,

@@ -63,6 +63,7 @@ pub mod config;
 mod control;
 pub mod end;
 pub mod explain;
+pub mod fetch;
 pub mod frame;
 pub mod input;
 pub mod key;

@@ -17,7 +17,7 @@ use std::sync::atomic::AtomicU64;
 pub use json::append_json;
 pub(crate) use json::is_hidden;
 pub(crate) use line::hex;
-pub use operational::OperationalLog;
+pub use operational::{LogLevel, OperationalLog};
 pub use session::{SessionLogSender, SessionLogWriter, SessionRecord};
 
 /// What a writer counts. Shared by several threads; touched only when something goes wrong.

@@ -8,8 +8,7 @@ pub mod names;
 pub mod page;
 mod process;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crossbeam_utils::CachePadded;
@@ -242,6 +241,37 @@ impl<T: Default> PerShard<T> {
 pub struct ProcessCells {
     /// Client connections open now, on all shards.
     pub connections: AtomicU32,
+    /// Of the configuration.
+    pub reloads: Reloads,
+}
+
+/// What became of requests to reload the configuration.
+#[derive(Debug, Default)]
+pub struct Reloads {
+    /// Put in force.
+    pub successes: AtomicU64,
+    /// Refused.
+    pub refusals: AtomicU64,
+    /// When the last was put in force, seconds since 1970; 0: never.
+    pub last_success_seconds: AtomicU64,
+    /// Whether the last one was put in force; also before the first.
+    pub last_failed: AtomicBool,
+}
+
+impl Reloads {
+    /// Counts one that was put in force.
+    pub fn succeeded(&self) {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        self.last_success_seconds.store(since_1970.map_or(0, |since| since.as_secs()), Relaxed);
+        self.successes.fetch_add(1, Relaxed);
+        self.last_failed.store(false, Relaxed);
+    }
+
+    /// Counts one that was refused.
+    pub fn refused(&self) {
+        self.refusals.fetch_add(1, Relaxed);
+        self.last_failed.store(true, Relaxed);
+    }
 }
 
 /// Everything that is counted outside a table.
@@ -251,15 +281,4 @@ pub struct Metrics {
     pub process: ProcessCells,
     /// Per shard.
     pub shards: PerShard<ShardCells>,
-    /// Per listener, in configuration order.
-    pub listeners: Vec<Arc<ListenerMetrics>>,
-}
-
-/// A listener's identity and cells.
-#[derive(Debug)]
-pub struct ListenerMetrics {
-    /// Its name.
-    pub name: Arc<str>,
-    /// Its cells.
-    pub cells: PerShard<ListenerCells>,
 }

@@ -4,26 +4,27 @@
 
 use std::fmt;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use core_affinity::CoreId;
+use tokio::sync::watch;
 
-use crate::admin::{AdminListener, Phase};
+use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::Config;
 use crate::control::{Control, Ended, Plane};
-use crate::listen::unix::SocketFile;
-use crate::listen::{self, BindError, Listening};
-use crate::log::{Logs, OperationalLog, SessionLogSender, SessionLogWriter};
-use crate::metrics::{ListenerMetrics, Metrics, PerShard, ProcessCells};
+use crate::listen::{BindError, Bindings, Listeners};
+use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
+use crate::metrics::{Metrics, PerShard, ProcessCells};
 use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
 use crate::shard::{self, Loads, Setup};
 use crate::sys;
-use crate::table::Table;
+use crate::table::{Layout, Table};
 
 /// Why the process could not run.
 #[derive(Debug)]
@@ -81,40 +82,38 @@ impl fmt::Display for RunError {
 
 impl std::error::Error for RunError {}
 
+/// What to run.
+#[derive(Debug)]
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// Where it comes from, to be read again by a reload.
+    pub file: Option<PathBuf>,
+    /// Publish a new version of the table to every shard this often: for benchmarks. Times under a
+    /// millisecond count as one.
+    pub swap_every: Option<Duration>,
+}
+
 /// Runs until told to stop and drained.
 ///
 /// # Errors
 /// Why it could not start, or that it lost a shard.
-pub fn run(config: Config) -> Result<(), RunError> {
-    run_with(config, None)
-}
-
-/// As [`run`], and publishes a new version of the table to every shard every so often: for
-/// benchmarks. Times under a millisecond count as one.
-///
-/// # Errors
-/// As [`run`].
-pub fn run_swapping(config: Config, every: Duration) -> Result<(), RunError> {
-    run_with(config, Some(every.max(SWAP_MIN)))
+pub fn run(start: Start) -> Result<(), RunError> {
+    let logs = Logs::default();
+    let level = start.config.log.level;
+    let operational =
+        OperationalLog::start(level, logs.operational.clone()).map_err(RunError::Log)?;
+    let result = run_logged(start, logs, operational.level());
+    operational.finish();
+    result
 }
 
 /// The timer of the control plane is no finer.
 const SWAP_MIN: Duration = Duration::from_millis(1);
 
-fn run_with(config: Config, swap_every: Option<Duration>) -> Result<(), RunError> {
-    let logs = Logs::default();
-    let operational =
-        OperationalLog::start(config.log.level, logs.operational.clone()).map_err(RunError::Log)?;
-    let result = run_logged(Arc::new(config), logs, swap_every);
-    operational.finish();
-    result
-}
-
-fn run_logged(
-    config: Arc<Config>,
-    logs: Logs,
-    swap_every: Option<Duration>,
-) -> Result<(), RunError> {
+fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError> {
+    let Start { config, file, swap_every } = start;
+    let config = Arc::new(config);
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
     backend::check_sources(&config).map_err(RunError::Source)?;
@@ -130,22 +129,30 @@ fn run_logged(
     };
     // Signals are heard before the first client is: an early one must not kill the process.
     let plane = Plane::start()?;
-    let table = Arc::new(Table::first(&config.pools, shards));
-    let metrics = Arc::new(metrics(&config, shards));
-    let (running, ended) = start_shards(&config, &metrics, &table, senders)?;
-    let phase = Arc::new(Phase::default());
-    let control = Control {
+    let table = Arc::new(Table::first(&Layout::of(&config), shards));
+    let metrics =
+        Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
+    let mut bindings = Bindings::new(shards);
+    let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
+    let bound = bindings.take(change, &table);
+    let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    let mut control = Control {
         config: config.clone(),
+        file,
         metrics,
         logs,
-        table,
+        level,
+        tables: watch::Sender::new(table),
+        bindings,
         shards: running.mailboxes,
-        phase,
-        session_log: &session_log,
-        swap_every,
+        phase: Arc::default(),
+        session_log,
+        swap_every: swap_every.map(|every| every.max(SWAP_MIN)),
     };
-    let result = plane.run(control, admin, ended);
-    drop(running.files);
+    let result = plane.run(&mut control, admin, ended);
+    let Control { session_log, bindings, .. } = control;
+    // Files of UNIX sockets go first: nobody answers there any more.
+    drop(bindings);
     if matches!(result, Ok(Ended::Drained)) {
         for thread in running.threads {
             // A shard that failed has said so through `ended`.
@@ -163,23 +170,9 @@ fn raise_descriptors(config: &Config) -> Result<(), RunError> {
     if needed > allowed { Err(RunError::Descriptors { needed, allowed }) } else { Ok(()) }
 }
 
-fn metrics(config: &Config, shards: usize) -> Metrics {
-    let listener = |listener: &crate::config::Listener| {
-        let name = listener.name.as_str().into();
-        Arc::new(ListenerMetrics { name, cells: PerShard::new(shards) })
-    };
-    Metrics {
-        process: ProcessCells::default(),
-        shards: PerShard::new(shards),
-        listeners: config.listeners.iter().map(listener).collect(),
-    }
-}
-
 struct Running {
     mailboxes: Vec<ShardHandle>,
     threads: Vec<JoinHandle<()>>,
-    /// Kept while anybody may connect.
-    files: Vec<SocketFile>,
 }
 
 /// A shard that returned: its index, and why if it should not have.
@@ -193,11 +186,10 @@ pub type ShardEnds = tokio::sync::mpsc::UnboundedReceiver<ShardEnd>;
 fn start_shards(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
-    table: &Arc<Table>,
+    bound: Vec<Listeners>,
     senders: Vec<SessionLogSender>,
 ) -> Result<(Running, ShardEnds), RunError> {
     let system = |error| RunError::System("cannot start a shard", error);
-    let Listening { shards: bound, files } = listen::bind_all(config).map_err(RunError::Bind)?;
     let mut mailboxes = Vec::new();
     for _ in &bound {
         mailboxes.push(ShardHandle::new(sys::eventfd().map_err(system)?));
@@ -206,15 +198,14 @@ fn start_shards(
     let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
     let (started, starts) = mpsc::channel();
     let (mut threads, mut gates) = (Vec::new(), Vec::new());
-    for (index, (bound, log)) in bound.into_iter().zip(senders).enumerate() {
+    for (index, (listeners, log)) in bound.into_iter().zip(senders).enumerate() {
         let setup = Setup {
             index,
             config: config.clone(),
             metrics: metrics.clone(),
-            table: table.clone(),
             loads: loads.clone(),
             mailboxes: mailboxes.clone(),
-            bound,
+            listeners,
             log,
         };
         let (go, may_go) = mpsc::channel();
@@ -236,7 +227,7 @@ fn start_shards(
         // A shard that is gone has said so through `ended`.
         let _gone = go.send(());
     }
-    Ok((Running { mailboxes, threads, files }, ends))
+    Ok((Running { mailboxes, threads }, ends))
 }
 
 struct ShardThread {

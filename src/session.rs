@@ -40,7 +40,7 @@ pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
 
 /// What the first bytes said.
 struct Caller {
-    /// Index of the pool.
+    /// Index of the pool in the listener's configuration.
     pool: usize,
     /// Reason to give for a first choice.
     placement: Placement,
@@ -73,7 +73,7 @@ impl Begun {
 }
 
 async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
-    let listener = shard.listener(session.listener);
+    let listener = &session.listener.settings;
     let caller = read_caller(shard, session, client, listener).await?;
     let (backend, identity) = place(shard, session, &caller).await?;
     let (proxy_out, idle_timeout) = match &*session.placed.borrow() {
@@ -86,7 +86,7 @@ async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begu
         header.append(&mut unsent);
         unsent = header;
     }
-    shard.listener_cells(session.listener).placing.record(byte_at.elapsed());
+    shard.listener_cells(&session.listener).placing.record(byte_at.elapsed());
     Ok(Begun { backend, identity, idle_timeout, unsent, emptied })
 }
 
@@ -119,7 +119,7 @@ async fn read_caller(
     };
     let elapsed = session.accepted.elapsed();
     session.preface_time.set(elapsed);
-    shard.listener_cells(session.listener).preface.record(elapsed);
+    shard.listener_cells(&session.listener).preface.record(elapsed);
     let (pool, placement) = caller;
     Ok(Caller { pool, placement, first: reader.finish() })
 }
@@ -136,7 +136,7 @@ async fn place(
     caller: &Caller,
 ) -> Result<(Socket, Arc<Backend>), End> {
     let table = shard.table();
-    let pool = table.pools.get(caller.pool).ok_or(End::PoolEmpty)?;
+    let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
     let home = pool.balance.home(&key, pool.backends.len());
     *session.placed.borrow_mut() = Some(Placed {
@@ -145,7 +145,7 @@ async fn place(
         placement: None,
         table_version: table.version,
     });
-    let mut search = Search::new(pool, caller.pool, &key, caller.placement);
+    let mut search = Search::new(pool, index, &key, caller.placement);
     let result = try_backends(shard, session, &mut search).await;
     if let Err(end) = &result {
         pool.cells.of(shard.index).failures[*end as usize].add(1);

@@ -4,6 +4,7 @@
 //! or ends, and mailboxes.
 
 mod accept;
+pub mod closing;
 pub mod interrupt;
 mod loads;
 pub mod mailbox;
@@ -25,23 +26,24 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use self::accept::Reserve;
+use self::accept::{Listening, Reserve};
+use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::spare::Spares;
 use crate::backend::warm::{Round, WarmTable};
-use crate::config::{Config, Listener};
+use crate::config::Config;
 use crate::end::End;
-use crate::listen::Bound;
+use crate::listen::{Bound, Listeners};
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::{Choice, PoolMemory, Search};
 use crate::relay::{COOL_AFTER, Pipes, Relay};
 use crate::session::{Look, Session, Stage};
 use crate::sys::{Accepted, Exchange, Poller, Socket, Timer, WakeFd};
-use crate::table::{Backend, Pool, Table};
+use crate::table::{Backend, Listener, Pool, Table};
 
 /// What a shard is given at its start.
 pub struct Setup {
@@ -51,14 +53,12 @@ pub struct Setup {
     pub config: Arc<Config>,
     /// Counters of the process.
     pub metrics: Arc<Metrics>,
-    /// The first table.
-    pub table: Arc<Table>,
     /// Sessions per shard.
     pub loads: Arc<Loads>,
     /// Mailboxes of all shards, its own included.
     pub mailboxes: Vec<ShardHandle>,
-    /// Its listening sockets.
-    pub bound: Vec<Bound>,
+    /// The first table, and its listening sockets.
+    pub listeners: Listeners,
     /// Where records of ended sessions go.
     pub log: SessionLogSender,
 }
@@ -67,11 +67,8 @@ pub struct Setup {
 pub struct Shard {
     /// Its index.
     pub index: usize,
-    /// Per listening socket, as an interrupt wakes one task: set when no further connections are
-    /// taken.
-    closing: Box<[Interrupt<()>]>,
     /// Listening sockets that are open.
-    listening: Cell<usize>,
+    listening: RefCell<Vec<Rc<Listening>>>,
     stopped_accepting: Cell<bool>,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -82,6 +79,7 @@ pub struct Shard {
     poller: Poller,
     exchange: Exchange,
     closing_relays: RefCell<Vec<(Relay, End)>>,
+    closings: RefCell<Closings>,
     pipes: Pipes,
     spares: Spares,
     activity: spin::Activity,
@@ -107,9 +105,9 @@ pub struct Shard {
 pub async fn run(setup: Setup) -> io::Result<()> {
     let mail = WakeFd::new(setup.mailboxes[setup.index].wake_fd().try_clone_to_owned()?)?;
     let timer = Timer::every(TICK)?;
-    let (shard, bound) = Shard::new(setup)?;
-    for (index, bound) in bound.into_iter().enumerate() {
-        monoio::spawn(accept::run(shard.clone(), index, bound));
+    let (shard, opened) = Shard::new(setup)?;
+    for bound in opened {
+        shard.listen(bound);
     }
     monoio::spawn(run_timer(shard.clone(), timer));
     let spin = shard.config.runtime.spin;
@@ -149,15 +147,15 @@ async fn run_timer(shard: Rc<Shard>, timer: Timer) {
 
 impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
-        let Setup { index, config, metrics, table, loads, mailboxes, bound, log } = setup;
+        let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
+        let Listeners { table, opened, .. } = listeners;
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
         let memory = fresh_memory(&table, index);
         let scratch = vec![0; config.runtime.relay_buffer_max];
         let shard = Rc::new(Shard {
             index,
-            closing: bound.iter().map(|_| Interrupt::new()).collect(),
-            listening: Cell::new(bound.len()),
+            listening: RefCell::default(),
             stopped_accepting: Cell::new(false),
             config,
             metrics,
@@ -168,6 +166,7 @@ impl Shard {
             poller: Poller::new()?,
             exchange: Exchange::new()?,
             closing_relays: RefCell::default(),
+            closings: RefCell::default(),
             pipes: Pipes::default(),
             spares: Spares::default(),
             activity: spin::Activity::default(),
@@ -185,15 +184,19 @@ impl Shard {
             drain_deadline: Cell::new(None),
             finished: Interrupt::new(),
         });
-        Ok((shard, bound))
+        Ok((shard, opened))
     }
 
     fn read_mail(self: &Rc<Self>) {
         while let Some(message) = self.mailboxes[self.index].take() {
             match message {
                 Message::Table(table) => self.take_table(table),
+                Message::Listen(change) => self.take_listeners(change),
                 Message::Connection(Handover { socket, listener, peer }) => {
                     self.begin(listener, Accepted { socket, peer });
+                }
+                Message::Close(order) => {
+                    self.closings.borrow_mut().begin(order, self.mailboxes.len());
                 }
                 Message::Drain(timeout) => self.drain(timeout),
                 Message::Sessions { limit, reply } => {
@@ -214,6 +217,42 @@ impl Shard {
         }
         *self.memory.borrow_mut() = memory;
         self.warm.borrow_mut().follow(&table, self.index);
+        self.closings.borrow_mut().follow(&table, self.mailboxes.len());
+    }
+
+    // -- listeners -----------------------------------------------------------------------------
+
+    fn listen(self: &Rc<Self>, bound: Bound) {
+        let Some(listener) = self.table().listeners.get(bound.listener).cloned() else {
+            tracing::error!(listener = bound.listener, "a socket for a listener that is not there");
+            return;
+        };
+        match Listening::new(bound, listener) {
+            Ok(listening) => {
+                let listening = Rc::new(listening);
+                self.listening.borrow_mut().push(listening.clone());
+                monoio::spawn(accept::run(self.clone(), listening));
+            }
+            Err(error) => tracing::error!(%error, "listener lost"),
+        }
+    }
+
+    /// Takes a reload's listening sockets: those that stay accept for the new configuration from
+    /// now on, those that go take what the kernel has completed and close.
+    fn take_listeners(self: &Rc<Self>, change: Listeners) {
+        let Listeners { table, stay, opened } = change;
+        self.take_table(table);
+        for listening in self.listening.borrow().iter() {
+            match stay.iter().find(|(binding, _)| *binding == listening.binding) {
+                Some((_, index)) => listening.follow(&self.table().listeners, *index),
+                None => listening.closing.set(()),
+            }
+        }
+        if !self.is_draining() {
+            for bound in opened {
+                self.listen(bound);
+            }
+        }
     }
 
     // -- time ----------------------------------------------------------------------------------
@@ -239,6 +278,7 @@ impl Shard {
             }
         }
         self.tick_warm(now);
+        self.tick_closings(elapsed);
         for waker in self.tick_waiters.borrow_mut().drain(..) {
             waker.wake();
         }
@@ -323,20 +363,20 @@ impl Shard {
 
     fn drain(&self, timeout: Duration) {
         self.drain_deadline.set(Some(self.now().saturating_add(ticks(timeout))));
-        for closing in &self.closing {
-            closing.set(());
+        for listening in self.listening.borrow().iter() {
+            listening.closing.set(());
         }
         self.stop_accepting_if_closed();
     }
 
     /// One of the listening sockets is closed.
-    fn listener_closed(&self) {
-        self.listening.set(self.listening.get() - 1);
+    fn listener_closed(&self, binding: u64) {
+        self.listening.borrow_mut().retain(|listening| listening.binding != binding);
         self.stop_accepting_if_closed();
     }
 
     fn stop_accepting_if_closed(&self) {
-        let closed = self.drain_deadline.get().is_some() && self.listening.get() == 0;
+        let closed = self.drain_deadline.get().is_some() && self.listening.borrow().is_empty();
         if closed && !self.stopped_accepting.replace(true) {
             self.loads.stopped_accepting();
             self.warm.borrow_mut().close(self.index);
@@ -362,15 +402,10 @@ impl Shard {
 
     // -- what sessions ask ---------------------------------------------------------------------
 
-    /// A listener's settings.
-    pub fn listener(&self, index: usize) -> &Listener {
-        &self.config.listeners[index]
-    }
-
     /// A listener's counters on this shard.
     #[inline]
-    pub fn listener_cells(&self, index: usize) -> &ListenerCells {
-        self.metrics.listeners[index].cells.of(self.index)
+    pub fn listener_cells<'l>(&self, listener: &'l Listener) -> &'l ListenerCells {
+        listener.cells.of(self.index)
     }
 
     /// This shard's own counters.

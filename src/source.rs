@@ -2,14 +2,22 @@
 //! (`source/redis.rs` and its siblings), what decides which of it is believed (`source/guard.rs`),
 //! and the control plane, which builds tables from the result.
 
+mod bucket;
+pub mod consul;
+pub mod dns;
+pub mod etcd;
 pub mod guard;
 pub mod merge;
+pub mod redis;
+mod retry;
 pub mod saved;
+pub(crate) mod tls;
 pub mod value;
 
 use std::fmt;
+use std::time::Duration;
 
-use crate::config::{Address, BackendState};
+use crate::config::{Address, BackendState, Source};
 
 /// A backend as a source names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +106,27 @@ impl FailureCause {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.cause.name(), self.detail)
+    }
+}
+
+/// What every watcher is told about time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timings {
+    /// The whole set is read again at least this often, more than 0.
+    pub resync: Duration,
+    /// Deadline of connecting, and of every question, more than 0.
+    pub timeout: Duration,
+}
+
+impl Timings {
+    /// Those of a configured source.
+    pub fn of(source: &Source) -> Timings {
+        Timings { resync: source.resync, timeout: source.timeout }
+    }
+
+    /// A store from which nothing came for this long is asked whether it is there.
+    pub(crate) fn heartbeat(&self) -> Duration {
+        self.timeout.clamp(Duration::from_secs(1), Duration::from_secs(10))
     }
 }
 

@@ -16,11 +16,11 @@ use corelane::balance::Algorithm;
 use corelane::config::{self, Address, BackendState};
 use corelane::end::{End, Placement};
 use corelane::log::Logs;
-use corelane::metrics::{ListenerMetrics, Metrics, PerShard};
+use corelane::metrics::{Metrics, PerShard};
 use corelane::shard::mailbox::{Message, SessionView, ShardHandle};
-use corelane::table::Table;
+use corelane::table::{Layout, Table};
 use serde_json::{Value, json};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Longest a test waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -105,6 +105,18 @@ fn pool() -> config::Pool {
     }
 }
 
+fn devices() -> config::Listener {
+    config::Listener {
+        name: "devices".to_owned(),
+        bind: vec![Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000)))],
+        protocol: config::Protocol::Tcp { key: None },
+        pool: 0,
+        backlog: 1,
+        socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
+        proxy: None,
+    }
+}
+
 /// A running interface with its shards.
 struct Admin {
     address: Address,
@@ -118,26 +130,24 @@ impl Admin {
         let listener = AdminListener::bind(address).expect("bound");
         let address = listener.address().clone();
         let shards = manners.len();
-        let cells = PerShard::new(shards);
-        let devices = Arc::new(ListenerMetrics { name: "devices".into(), cells });
-        let metrics = Arc::new(Metrics {
-            process: Default::default(),
-            shards: PerShard::new(shards),
-            listeners: vec![devices],
-        });
+        let metrics =
+            Arc::new(Metrics { process: Default::default(), shards: PerShard::new(shards) });
+        let layout = Layout { listeners: vec![devices()], ..Layout::of_pools(vec![pool()]) };
+        let table = Table::first(&layout, shards);
         for (shard, manner) in manners.iter().enumerate() {
             if let Manner::Answers(open) = manner {
-                metrics.listeners[0].cells.of(shard).active.add(*open as u64);
+                table.listeners[0].cells.of(shard).active.add(*open as u64);
                 metrics.process.connections.fetch_add(*open as u32, Relaxed);
             }
         }
         let running = manners.iter().enumerate().map(|(index, manner)| shard(index, *manner));
         let (shards, mut threads): (Vec<_>, Vec<_>) = running.unzip();
         // The interface reads the last table even when nobody can send another one.
-        let (_, table) = watch::channel(Arc::new(Table::first(&[pool()], shards.len())));
+        let (_, table) = watch::channel(Arc::new(table));
+        let (commands, _) = mpsc::channel(1);
         let phase = Arc::new(Phase::default());
         let logs = Logs::default();
-        let state = AdminState { metrics, logs, table, shards, phase, connections_max: 1000 };
+        let state = AdminState { metrics, logs, table, shards, phase, commands };
         let (stop, stopped) = oneshot::channel();
         let served = state.clone();
         threads.push(std::thread::spawn(move || {
@@ -298,9 +308,16 @@ fn what_the_index_lists_is_there() {
     let admin = Admin::on_loopback(&[Manner::Answers(1)]);
     admin.state.phase.advance(Stage::Ready);
     let index = admin.get("/").json();
-    let paths: Vec<_> = index.as_array().expect("a list").iter().map(|e| &e["path"]).collect();
-    assert_eq!(paths.len(), 7);
-    for path in paths {
+    let listed = index.as_array().expect("a list");
+    let (shown, others): (Vec<&Value>, Vec<&Value>) =
+        listed.iter().partition(|entry| entry["method"] == "GET");
+    assert_eq!((shown.len(), others.len()), (7, 1));
+    for entry in others {
+        let path = entry["path"].as_str().expect("a path");
+        admin.get(path).problem(405);
+    }
+    for entry in shown {
+        let path = &entry["path"];
         let path = path.as_str().expect("a path");
         let answer = admin.get(path);
         assert_eq!(answer.status, 200, "{path}");
@@ -324,7 +341,7 @@ fn other_paths_methods_and_queries_are_refused() {
         let request = format!("{method} /sessions HTTP/1.1\r\nHost: localhost\r\n\r\n");
         let answer = admin.exchange(&request);
         answer.problem(405);
-        assert_eq!(answer.header("allow"), "GET, HEAD", "{method}");
+        assert_eq!(answer.header("allow"), "GET,HEAD", "{method}");
     }
     for query in ["limit=x", "limit=-1", "limit=", "limt=5", "limit=1&limit=2"] {
         admin.get(&format!("/sessions?{query}")).problem(400);
@@ -403,6 +420,7 @@ fn pools_show_settings_and_counters() {
             "name": "c2s", "balance": "crc32_mod", "on_down": "next",
             "placements": {"home": 18},
             "backends": [first, backend("127.0.0.1:1001", "down")],
+            "removed": [],
         }],
     });
     assert_eq!(admin.get("/pools").json(), expected);

@@ -13,8 +13,8 @@ use corelane::end::{AcceptError, End, Placement, Rejection};
 use corelane::log::Logs;
 use corelane::metrics::names::{FAMILIES, Kind};
 use corelane::metrics::page::{Observed, Page};
-use corelane::metrics::{ListenerMetrics, Metrics, PerShard};
-use corelane::table::Table;
+use corelane::metrics::{ListenerCells, Metrics, PerShard};
+use corelane::table::{Layout, Table};
 use tokio::sync::watch;
 
 const DOCS: &str = include_str!("../docs/observability.md");
@@ -136,6 +136,18 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
     }
 }
 
+fn listener(name: &str) -> config::Listener {
+    config::Listener {
+        name: name.to_owned(),
+        bind: Vec::new(),
+        protocol: config::Protocol::Tcp { key: None },
+        pool: 0,
+        backlog: 1,
+        socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
+        proxy: None,
+    }
+}
+
 struct Observing {
     metrics: Arc<Metrics>,
     logs: Logs,
@@ -146,23 +158,21 @@ struct Observing {
 
 impl Observing {
     fn new(listeners: &[&str], pools: &[config::Pool]) -> Observing {
-        let listener = |name: &&str| {
-            let cells = PerShard::new(SHARDS);
-            Arc::new(ListenerMetrics { name: (*name).into(), cells })
+        let metrics =
+            Arc::new(Metrics { process: Default::default(), shards: PerShard::new(SHARDS) });
+        let layout = Layout {
+            generation: 1,
+            listeners: listeners.iter().map(|name| listener(name)).collect(),
+            pools: pools.to_vec(),
+            connections_max: 1000,
         };
-        let metrics = Arc::new(Metrics {
-            process: Default::default(),
-            shards: PerShard::new(SHARDS),
-            listeners: listeners.iter().map(listener).collect(),
-        });
-        let (table, observed_table) = watch::channel(Arc::new(Table::first(pools, SHARDS)));
+        let (table, observed_table) = watch::channel(Arc::new(Table::first(&layout, SHARDS)));
         let (logs, phase) = (Logs::default(), Arc::new(Phase::default()));
         let page = Page::new(Observed {
             metrics: metrics.clone(),
             logs: logs.clone(),
             table: observed_table,
             phase: phase.clone(),
-            connections_max: 1000,
         });
         Observing { metrics, logs, phase, table, page }
     }
@@ -171,6 +181,11 @@ impl Observing {
         use config::BackendState::{Down, Ready};
         let backends = [("127.0.0.1:1000", Ready), ("[::1]:1001", Down), ("unix:/a b", Ready)];
         Observing::new(&["devices", "other"], &[pool("c2s", &backends), pool("empty", &[])])
+    }
+
+    /// Counters of the first listener.
+    fn devices(&self) -> Arc<PerShard<ListenerCells>> {
+        self.table.borrow().listeners[0].cells.clone()
     }
 
     fn read(&self) -> Families {
@@ -250,7 +265,7 @@ fn every_reason_is_documented() {
 #[test]
 fn values_are_sums_over_shards() {
     let observing = Observing::plain();
-    let devices = &observing.metrics.listeners[0].cells;
+    let devices = observing.devices();
     for shard in 0..SHARDS {
         let weight = 10u64.pow(shard as u32);
         devices.of(shard).sessions.add(weight);
@@ -314,16 +329,20 @@ fn backends_show_state_failures_and_traffic_of_the_table_in_force() {
     assert_eq!(of("corelane_pool_backends", &[("pool", "empty")]), 0.0);
     assert_eq!(of("corelane_table_version", &[]), 1.0);
 
-    observing.table.send_replace(Arc::new(Table { version: 2, pools: Vec::new() }));
+    // Two versions later nobody holds what has left.
+    let nothing = Layout { generation: 2, ..Layout::of_pools(Vec::new()) };
+    let next = table.next(&nothing, SHARDS).next(&nothing, SHARDS);
+    drop(table);
+    observing.table.send_replace(Arc::new(next));
     let families = observing.read();
-    assert_eq!(value(&families, "corelane_table_version", &[]), 2.0);
+    assert_eq!(value(&families, "corelane_table_version", &[]), 3.0);
     assert!(families["corelane_backend_warm"].series.is_empty());
 }
 
 #[test]
 fn histograms_accumulate_and_agree_with_themselves() {
     let observing = Observing::plain();
-    let devices = &observing.metrics.listeners[0].cells;
+    let devices = observing.devices();
     // On a bound, just over it, and past the last one, on different shards.
     devices.of(0).preface.record(Duration::from_micros(50));
     devices.of(1).preface.record(Duration::from_micros(51));
@@ -371,7 +390,7 @@ fn histograms_accumulate_and_agree_with_themselves() {
 fn label_values_are_escaped() {
     let hostile = "a\"b\\c\nd{}=, é";
     let observing = Observing::new(&[hostile], &[pool(hostile, &[])]);
-    observing.metrics.listeners[0].cells.of(1).sessions.add(5);
+    observing.devices().of(1).sessions.add(5);
     let families = observing.read();
     assert_eq!(value(&families, "corelane_connections_total", &[("listener", hostile)]), 5.0);
     assert_eq!(value(&families, "corelane_pool_backends", &[("pool", hostile)]), 0.0);

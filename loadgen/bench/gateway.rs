@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use clap::Args;
 use corelane::config::{self, Environment};
-use corelane::run;
+use corelane::run::{self, Start};
 use corelane_loadgen::units::parse_duration;
 
 /// `corelane-bench gateway`
@@ -25,13 +25,10 @@ pub struct GatewayArgs {
 pub fn gateway(args: &GatewayArgs) -> anyhow::Result<u8> {
     let environment = Environment::of_process()?;
     let loaded = config::load(&args.config, &environment)?;
-    match args.swap_every {
-        None => run::run(loaded.config),
-        Some(every) => {
-            ensure!(every >= Duration::from_millis(1), "--swap-every: 1 ms or more");
-            run::run_swapping(loaded.config, every)
-        }
+    if let Some(every) = args.swap_every {
+        ensure!(every >= Duration::from_millis(1), "--swap-every: 1 ms or more");
     }
-    .context("running the gateway")?;
+    let start = Start { config: loaded.config, file: None, swap_every: args.swap_every };
+    run::run(start).context("running the gateway")?;
     Ok(0)
 }

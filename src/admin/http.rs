@@ -7,29 +7,33 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::body::counted;
 use super::sessions::{self, LIMIT_DEFAULT, LIMIT_MAX, Silent};
 use super::{AdminState, Stage, pools};
+use crate::config::Fault;
+use crate::control::Command;
+use crate::control::reload::Refused;
 use crate::log::append_json;
 use crate::metrics::page::{self, Observed, Page};
 
-/// Every path with what it shows, as `/` lists them.
-const ENDPOINTS: &[(&str, &str)] = &[
-    ("/livez", "200 while the process runs"),
-    ("/healthz", "the same as /livez"),
-    ("/readyz", "200 while clients are accepted, else 503 with the reason"),
-    ("/metrics", "counters as OpenMetrics text"),
-    ("/sessions", "open client connections; ?limit=N, 100 unless told, at most 10000"),
-    ("/pools", "pools and backends of the table in force"),
-    ("/version", "what runs"),
+/// Every method and path with what it does, as `/` lists them.
+const ENDPOINTS: &[(&str, &str, &str)] = &[
+    ("GET", "/livez", "200 while the process runs"),
+    ("GET", "/healthz", "the same as /livez"),
+    ("GET", "/readyz", "200 while clients are accepted, else 503 with the reason"),
+    ("GET", "/metrics", "counters as OpenMetrics text"),
+    ("GET", "/sessions", "open client connections; ?limit=N, 100 unless told, at most 10000"),
+    ("GET", "/pools", "pools and backends of the table in force"),
+    ("GET", "/version", "what runs"),
+    ("POST", "/reload", "reads the configuration again; ?dry_run=true only says what would change"),
 ];
 
 /// Answers to `/sessions` made or sent at once. Each makes every shard stop and write, and takes up
@@ -52,7 +56,6 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         logs: state.logs.clone(),
         table: state.table.clone(),
         phase: state.phase.clone(),
-        connections_max: state.connections_max,
     });
     let shared =
         Arc::new(Shared { state, page, sessions: Arc::new(Semaphore::new(SESSIONS_AT_ONCE)) });
@@ -65,6 +68,7 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         .route("/sessions", get(show_sessions))
         .route("/pools", get(show_pools))
         .route("/version", get(version))
+        .route("/reload", post(reload))
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
@@ -75,10 +79,11 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
 async fn index() -> Response {
     #[derive(Serialize)]
     struct Endpoint {
+        method: &'static str,
         path: &'static str,
-        shows: &'static str,
+        does: &'static str,
     }
-    let endpoints = ENDPOINTS.iter().map(|(path, shows)| Endpoint { path, shows });
+    let endpoints = ENDPOINTS.iter().map(|(method, path, does)| Endpoint { method, path, does });
     json(&endpoints.collect::<Vec<_>>())
 }
 
@@ -149,13 +154,46 @@ async fn version() -> Response {
     json(&Version { name: "corelane", version: env!("CARGO_PKG_VERSION"), pid: std::process::id() })
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReloadQuery {
+    #[serde(default)]
+    dry_run: bool,
+}
+
+async fn reload(
+    State(shared): Asked,
+    query: Result<Query<ReloadQuery>, QueryRejection>,
+) -> Response {
+    let dry_run = match query {
+        Ok(Query(query)) => query.dry_run,
+        Err(rejection) => return problem(StatusCode::BAD_REQUEST, &rejection.body_text()),
+    };
+    let (reply, answer) = oneshot::channel();
+    let asked = shared.state.commands.send(Command::Reload { dry_run, reply }).await;
+    match (asked, answer.await) {
+        (Ok(()), Ok(Ok(reloaded))) => json(&reloaded),
+        (Ok(()), Ok(Err(refused))) => refusal(&refused),
+        _ => problem(StatusCode::SERVICE_UNAVAILABLE, "the control plane has ended"),
+    }
+}
+
+fn refusal(refused: &Refused) -> Response {
+    let status = match refused {
+        Refused::NoFile | Refused::Draining => StatusCode::CONFLICT,
+        Refused::File(_) | Refused::NeedsRestart(_) => StatusCode::UNPROCESSABLE_ENTITY,
+        Refused::System(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    problem_with(status, &refused.to_string(), refused.faults())
+}
+
 async fn not_found() -> Response {
     problem(StatusCode::NOT_FOUND, "no such path; / lists what there is")
 }
 
 async fn method_not_allowed() -> Response {
-    let answer = problem(StatusCode::METHOD_NOT_ALLOWED, "everything here is read with GET");
-    ([(ALLOW, "GET, HEAD")], answer).into_response()
+    let detail = "not with this method; / lists what there is";
+    problem(StatusCode::METHOD_NOT_ALLOWED, detail)
 }
 
 /// A value as `application/json`.
@@ -176,14 +214,20 @@ fn json_with(value: &impl Serialize, body: impl FnOnce(Vec<u8>) -> Body) -> Resp
 
 /// An error as RFC 9457 wants it.
 fn problem(status: StatusCode, detail: &str) -> Response {
+    problem_with(status, detail, &[])
+}
+
+fn problem_with(status: StatusCode, detail: &str, faults: &[Fault]) -> Response {
     #[derive(Serialize)]
     struct Problem<'a> {
         title: &'a str,
         status: u16,
         detail: &'a str,
+        #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
+        faults: &'a [Fault],
     }
     let title = status.canonical_reason().unwrap_or("Error");
-    let mut answer = json(&Problem { title, status: status.as_u16(), detail });
+    let mut answer = json(&Problem { title, status: status.as_u16(), detail, faults });
     *answer.status_mut() = status;
     let media_type = HeaderValue::from_static("application/problem+json");
     answer.headers_mut().insert(CONTENT_TYPE, media_type);

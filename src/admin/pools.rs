@@ -24,6 +24,8 @@ struct PoolView<'a> {
     /// Sessions placed, by label of the reason; reasons that never occurred are left out.
     placements: BTreeMap<&'static str, u64>,
     backends: Vec<BackendView<'a>>,
+    /// No longer in the pool, but with sessions left.
+    removed: Vec<BackendView<'a>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -61,6 +63,7 @@ fn view(pool: &Pool) -> PoolView<'_> {
         },
         placements: placements.filter(|(_, count)| *count > 0).collect(),
         backends: pool.backends.iter().map(|backend| view_backend(backend)).collect(),
+        removed: pool.leaving.iter().map(|backend| view_backend(backend)).collect(),
     }
 }
 

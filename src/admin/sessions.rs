@@ -69,8 +69,8 @@ pub(super) async fn ask(state: &AdminState, limit: usize) -> Result<Sessions, Si
 }
 
 fn open_per_shard(state: &AdminState) -> Vec<u64> {
-    let listeners = &state.metrics.listeners;
-    let open = |shard| listeners.iter().map(|one| one.cells.of(shard).active.value()).sum();
+    let table = state.table.borrow().clone();
+    let open = |shard| table.all_listeners().map(|one| one.cells.of(shard).active.value()).sum();
     (0..state.shards.len()).map(open).collect()
 }
 

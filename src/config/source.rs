@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Backend;
 
 /// An entry of `[[pool.NAME.source]]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// What is watched.
     pub kind: SourceKind,
@@ -30,7 +30,7 @@ pub struct Source {
 }
 
 /// What is watched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum SourceKind {
     /// `backends` written in the file.
     Static(Vec<Backend>),
@@ -125,7 +125,7 @@ impl fmt::Debug for Secret {
 
 /// How a TLS connection to a store is verified. Without certificate authorities of its own the
 /// public ones (webpki-roots) count.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StoreTls {
     /// PEM file of certificate authorities.
     pub ca_file: Option<PathBuf>,
@@ -134,7 +134,7 @@ pub struct StoreTls {
 }
 
 /// `kind = "redis"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RedisSource {
     /// `redis://`, `rediss://` or `redis+unix://`, without a password.
     pub url: String,
@@ -149,7 +149,7 @@ pub struct RedisSource {
 }
 
 /// `kind = "etcd"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct EtcdSource {
     /// `http://` or `https://`, at least one; tried in turn.
     pub endpoints: Vec<String>,
@@ -162,7 +162,7 @@ pub struct EtcdSource {
 }
 
 /// `kind = "consul"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ConsulSource {
     /// `http://` or `https://` of an agent.
     pub url: String,
@@ -183,7 +183,7 @@ pub struct ConsulSource {
 }
 
 /// `kind = "dns"`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DnsSource {
     /// The name.
     pub name: String,

@@ -13,6 +13,7 @@ use tracing_subscriber::Registry;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 
 use super::LogCells;
 use super::sink::Sink;
@@ -25,6 +26,28 @@ const QUEUE: usize = 4096;
 #[derive(Debug)]
 pub struct OperationalLog {
     writer: Writer,
+    level: LogLevel,
+}
+
+/// The lowest level that is written, which may be changed at any time.
+#[derive(Debug, Clone)]
+pub struct LogLevel {
+    filter: reload::Handle<LevelFilter, Registry>,
+}
+
+impl LogLevel {
+    /// Writes events from `level` upwards from now on.
+    ///
+    /// # Errors
+    /// The log is gone.
+    pub fn set(&self, level: Level) -> Result<(), reload::Error> {
+        self.filter.reload(LevelFilter::from_level(level))
+    }
+
+    /// The level now; `None` when the log is gone.
+    pub fn get(&self) -> Option<Level> {
+        self.filter.clone_current()?.into_level()
+    }
 }
 
 impl OperationalLog {
@@ -37,13 +60,19 @@ impl OperationalLog {
         let events = Events { queue: Arc::new(ArrayQueue::new(QUEUE)), cells: cells.clone() };
         let lines = Lines { queue: events.queue.clone() };
         let format = tracing_subscriber::fmt::layer().json().flatten_event(true);
+        let (level, filter) = reload::Layer::new(LevelFilter::from_level(level));
         let subscriber = Registry::default()
-            .with(LevelFilter::from_level(level))
+            .with(level)
             .with(format.with_current_span(false).with_span_list(false).with_writer(events));
         tracing::subscriber::set_global_default(subscriber)
             .map_err(|error| io::Error::new(io::ErrorKind::AlreadyExists, error))?;
         let writer = Writer::start("operational-log", Sink::stderr()?, cells, lines)?;
-        Ok(OperationalLog { writer })
+        Ok(OperationalLog { writer, level: LogLevel { filter } })
+    }
+
+    /// Changes what is written.
+    pub fn level(&self) -> LogLevel {
+        self.level.clone()
     }
 
     /// Writes what waits and stops; `false` if standard error took nothing for a second. Events

@@ -64,6 +64,12 @@ families! {
         "1 while the process accepts nothing new and lets its connections end, else 0.";
     TABLE_VERSION = Gauge "corelane_table_version" []
         "Version of the table of pools that new connections are placed by.";
+    RELOADS = Counter "corelane_config_reloads_total" ["result"]
+        "Requests to reload the configuration, by what became of them: success or refused.";
+    RELOAD_SUCCESSFUL = Gauge "corelane_config_last_reload_successful" []
+        "0 when the last request to reload was refused, so that the file is not what runs, else 1.";
+    RELOAD_TIME = Gauge "corelane_config_last_reload_success_timestamp_seconds" []
+        "When the configuration was last reloaded, in seconds since 1970; 0 if never.";
     CONNECTIONS_MAX = Gauge "corelane_connections_max" []
         "Client connections the configuration allows at once.";
     CONNECTIONS_OPEN = Gauge "corelane_connections_open" []
@@ -89,7 +95,7 @@ families! {
         "Bytes received from clients (in) and sent to clients (out).";
 
     POOL_BACKENDS = Gauge "corelane_pool_backends" ["pool"]
-        "Backends the pool declares.";
+        "Backends of the pool.";
     PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]
         "Connections placed on a backend, by how they came to it.";
     PLACEMENT_FAILURES = Counter "corelane_placement_failures_total" ["pool", "reason"]

@@ -40,8 +40,6 @@ pub struct Observed {
     pub table: watch::Receiver<Arc<Table>>,
     /// Whether the process drains.
     pub phase: Arc<Phase>,
-    /// `max_connections`
-    pub connections_max: usize,
 }
 
 /// The page.
@@ -82,10 +80,10 @@ impl Collector for Cells {
         // One table for the whole page, so that all its families show the same backends.
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
-        self.listeners(&mut page)?;
+        listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
         backends(&mut page, &table)?;
-        self.shards(&mut page)?;
+        self.shards(&mut page, &table)?;
         self.logs(&mut page)?;
         self.system(&mut page)
     }
@@ -98,72 +96,23 @@ impl Cells {
         page.family(&names::BUILD_INFO)?.info(&[env!("CARGO_PKG_VERSION")])?;
         page.family(&names::DRAINING)?.number(&[], u64::from(draining))?;
         page.family(&names::TABLE_VERSION)?.number(&[], table.version)?;
-        page.family(&names::CONNECTIONS_MAX)?.number(&[], self.observed.connections_max as u64)?;
+        let reloads = &self.observed.metrics.process.reloads;
+        let mut results = page.family(&names::RELOADS)?;
+        results.number(&["success"], reloads.successes.load(Relaxed))?;
+        results.number(&["refused"], reloads.refusals.load(Relaxed))?;
+        let successful = !reloads.last_failed.load(Relaxed);
+        page.family(&names::RELOAD_SUCCESSFUL)?.number(&[], u64::from(successful))?;
+        let last = reloads.last_success_seconds.load(Relaxed);
+        page.family(&names::RELOAD_TIME)?.number(&[], last)?;
+        page.family(&names::CONNECTIONS_MAX)?.number(&[], table.connections_max as u64)?;
         page.family(&names::CONNECTIONS_OPEN)?.number(&[], open)
     }
 
-    fn listeners(&self, page: &mut Writing) -> fmt::Result {
-        self.per_listener(page, &names::CONNECTIONS_ACTIVE, |family, name, cells| {
-            family.number(&[name], cells.sum(|cell| &cell.active))
-        })?;
-        self.per_listener(page, &names::CONNECTIONS, |family, name, cells| {
-            family.number(&[name], cells.sum(|cell| &cell.sessions))
-        })?;
-        self.per_listener(page, &names::CONNECTION_DURATION, |family, name, cells| {
-            family.histogram(&[name], &lives(cells))
-        })?;
-        self.per_listener(page, &names::PREREAD, |family, name, cells| {
-            family.histogram(&[name], &durations(cells, |cell| &cell.preface))
-        })?;
-        self.per_listener(page, &names::PREREAD_FAILURES, |family, name, cells| {
-            for end in End::ALL.iter().filter(|end| end.is_preface()) {
-                let count = cells.sum(|cell| &cell.ends[*end as usize]);
-                family.number(&[name, end.label()], count)?;
-            }
-            Ok(())
-        })?;
-        self.per_listener(page, &names::PLACING, |family, name, cells| {
-            family.histogram(&[name], &durations(cells, |cell| &cell.placing))
-        })?;
-        self.per_listener(page, &names::CLOSES, |family, name, cells| {
-            for end in End::ALL {
-                let count = cells.sum(|cell| &cell.ends[*end as usize]);
-                family.number(&[name, end.label()], count)?;
-            }
-            Ok(())
-        })?;
-        self.per_listener(page, &names::ADMISSION_REJECTED, |family, name, cells| {
-            for rejection in Rejection::ALL {
-                let count = cells.sum(|cell| &cell.rejections[*rejection as usize]);
-                family.number(&[name, rejection.label()], count)?;
-            }
-            Ok(())
-        })?;
-        self.per_listener(page, &names::BYTES, |family, name, cells| {
-            family.number(&[name, "in"], cells.sum(|cell| &cell.bytes_in))?;
-            family.number(&[name, "out"], cells.sum(|cell| &cell.bytes_out))
-        })
-    }
-
-    fn per_listener(
-        &self,
-        page: &mut Writing,
-        family: &'static Family,
-        mut write: impl FnMut(&mut Series, &str, &PerShard<ListenerCells>) -> fmt::Result,
-    ) -> fmt::Result {
-        let mut series = page.family(family)?;
-        for listener in &self.observed.metrics.listeners {
-            write(&mut series, &listener.name, &listener.cells)?;
-        }
-        Ok(())
-    }
-
-    fn shards(&self, page: &mut Writing) -> fmt::Result {
+    fn shards(&self, page: &mut Writing, table: &Table) -> fmt::Result {
         let shards = &self.observed.metrics.shards;
         let mut active = page.family(&names::SHARD_ACTIVE)?;
         for (shard, _) in shards.iter().enumerate() {
-            let listeners = self.observed.metrics.listeners.iter();
-            let sum = listeners.fold(0u64, |sum, listener| {
+            let sum = table.all_listeners().fold(0u64, |sum, listener| {
                 sum.wrapping_add(listener.cells.of(shard).active.value())
             });
             active.number(&[&shard.to_string()], sum)?;
@@ -223,20 +172,76 @@ impl Cells {
     }
 }
 
+fn listeners(page: &mut Writing, table: &Table) -> fmt::Result {
+    per_listener(page, table, &names::CONNECTIONS_ACTIVE, |family, name, cells| {
+        family.number(&[name], cells.sum(|cell| &cell.active))
+    })?;
+    per_listener(page, table, &names::CONNECTIONS, |family, name, cells| {
+        family.number(&[name], cells.sum(|cell| &cell.sessions))
+    })?;
+    per_listener(page, table, &names::CONNECTION_DURATION, |family, name, cells| {
+        family.histogram(&[name], &lives(cells))
+    })?;
+    per_listener(page, table, &names::PREREAD, |family, name, cells| {
+        family.histogram(&[name], &durations(cells, |cell| &cell.preface))
+    })?;
+    per_listener(page, table, &names::PREREAD_FAILURES, |family, name, cells| {
+        for end in End::ALL.iter().filter(|end| end.is_preface()) {
+            let count = cells.sum(|cell| &cell.ends[*end as usize]);
+            family.number(&[name, end.label()], count)?;
+        }
+        Ok(())
+    })?;
+    per_listener(page, table, &names::PLACING, |family, name, cells| {
+        family.histogram(&[name], &durations(cells, |cell| &cell.placing))
+    })?;
+    per_listener(page, table, &names::CLOSES, |family, name, cells| {
+        for end in End::ALL {
+            let count = cells.sum(|cell| &cell.ends[*end as usize]);
+            family.number(&[name, end.label()], count)?;
+        }
+        Ok(())
+    })?;
+    per_listener(page, table, &names::ADMISSION_REJECTED, |family, name, cells| {
+        for rejection in Rejection::ALL {
+            let count = cells.sum(|cell| &cell.rejections[*rejection as usize]);
+            family.number(&[name, rejection.label()], count)?;
+        }
+        Ok(())
+    })?;
+    per_listener(page, table, &names::BYTES, |family, name, cells| {
+        family.number(&[name, "in"], cells.sum(|cell| &cell.bytes_in))?;
+        family.number(&[name, "out"], cells.sum(|cell| &cell.bytes_out))
+    })
+}
+
+fn per_listener(
+    page: &mut Writing,
+    table: &Table,
+    family: &'static Family,
+    mut write: impl FnMut(&mut Series, &str, &PerShard<ListenerCells>) -> fmt::Result,
+) -> fmt::Result {
+    let mut series = page.family(family)?;
+    for listener in table.all_listeners() {
+        write(&mut series, &listener.label, &listener.cells)?;
+    }
+    Ok(())
+}
+
 fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
     let mut sizes = page.family(&names::POOL_BACKENDS)?;
-    for pool in &table.pools {
+    for pool in table.all_pools() {
         sizes.number(&[&pool.settings.name], pool.backends.len() as u64)?;
     }
     let mut placements = page.family(&names::PLACEMENTS)?;
-    for pool in &table.pools {
+    for pool in table.all_pools() {
         for placement in Placement::ALL {
             let count = pool.cells.sum(|cell| &cell.placements[*placement as usize]);
             placements.number(&[&pool.settings.name, placement.label()], count)?;
         }
     }
     let mut failures = page.family(&names::PLACEMENT_FAILURES)?;
-    for pool in &table.pools {
+    for pool in table.all_pools() {
         for end in End::ALL.iter().filter(|end| end.is_placement()) {
             let count = pool.cells.sum(|cell| &cell.failures[*end as usize]);
             failures.number(&[&pool.settings.name, end.label()], count)?;
@@ -251,12 +256,14 @@ const STATES: [(BackendState, &str); 3] =
 
 fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     let mut states = page.family(&names::BACKEND_STATE)?;
-    for pool in &table.pools {
-        for backend in &pool.backends {
+    for pool in table.all_pools() {
+        for backend in pool.all_backends() {
+            let leaving = !pool.backends.iter().any(|known| Arc::ptr_eq(known, backend));
             for (state, label) in STATES {
                 let labels: [&str; 3] = [&pool.settings.name, &backend.label, label];
-                states.number(&labels, u64::from(backend.state == state))?;
+                states.number(&labels, u64::from(!leaving && backend.state == state))?;
             }
+            states.number(&[&pool.settings.name, &backend.label, "removed"], u64::from(leaving))?;
         }
     }
     per_backend(page, table, &names::BACKEND_ACTIVE, |family, [pool, backend], cells| {
@@ -300,8 +307,8 @@ fn per_backend(
     mut write: impl FnMut(&mut Series, [&str; 2], &PerShard<BackendCells>) -> fmt::Result,
 ) -> fmt::Result {
     let mut series = page.family(family)?;
-    for pool in &table.pools {
-        for backend in &pool.backends {
+    for pool in table.all_pools() {
+        for backend in pool.all_backends() {
             write(&mut series, [&pool.settings.name, &backend.label], &backend.shared.cells)?;
         }
     }

@@ -455,7 +455,7 @@ impl Turn<'_> {
         match direction {
             Direction::ToBackend => {
                 session.bytes_in.set(session.bytes_in.get() + n);
-                self.shard.listener_cells(session.listener).bytes_in.add(n);
+                self.shard.listener_cells(&session.listener).bytes_in.add(n);
             }
             Direction::ToClient => {
                 self.relay.identity.shared.cells.of(self.shard.index).bytes_in.add(n);
@@ -472,7 +472,7 @@ impl Turn<'_> {
             }
             Direction::ToClient => {
                 session.bytes_out.set(session.bytes_out.get() + n);
-                self.shard.listener_cells(session.listener).bytes_out.add(n);
+                self.shard.listener_cells(&session.listener).bytes_out.add(n);
             }
         }
     }

@@ -129,7 +129,7 @@ impl<'a> Reader<'a> {
     }
 
     fn may_not_send_proxy(&self) -> bool {
-        let listener = self.shard.listener(self.session.listener);
+        let listener = &self.session.listener.settings;
         listener.proxy.as_ref().is_some_and(|proxy| !is_listed(proxy, self.session))
     }
 
@@ -186,7 +186,7 @@ impl<'a> Reader<'a> {
     /// Counts bytes of the client.
     fn count(&self, n: usize) {
         self.session.bytes_in.set(self.session.bytes_in.get() + n as u64);
-        self.shard.listener_cells(self.session.listener).bytes_in.add(n as u64);
+        self.shard.listener_cells(&self.session.listener).bytes_in.add(n as u64);
     }
 }
 

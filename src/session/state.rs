@@ -11,7 +11,7 @@ use crate::end::{End, Placement, Side};
 use crate::relay::{COOL_AFTER, Relay};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
-use crate::table::{Backend, Pool};
+use crate::table::{Backend, BackendShared, Listener, Pool};
 
 /// Longest wait between two looks at a session, ticks. An entry in the wheel stays until its time
 /// comes, whatever happens to its session meanwhile: with idle timeouts of hours, those of ended
@@ -118,8 +118,8 @@ pub struct Session {
     pub slot: u32,
     /// Tells it from earlier users of the slot.
     pub serial: u32,
-    /// Index of its listener.
-    pub listener: usize,
+    /// Its listener, as it was when it accepted.
+    pub listener: Arc<Listener>,
     /// Who is at the other end of the socket; `None` for UNIX sockets.
     pub peer: Option<SocketAddr>,
     /// Source and destination from a PROXY header.
@@ -157,14 +157,14 @@ pub struct Session {
 }
 
 /// What a session begins with.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Birth {
     /// Key in the shard's slab.
     pub slot: u32,
     /// Serial number on the shard.
     pub serial: u32,
-    /// Index of the listener.
-    pub listener: usize,
+    /// The listener.
+    pub listener: Arc<Listener>,
     /// The other end of the socket.
     pub peer: Option<SocketAddr>,
 }
@@ -257,6 +257,14 @@ impl Session {
         Some(Look::Again(idle_at.min(now + COOL_AFTER)))
     }
 
+    /// Whether it has this backend.
+    pub fn is_on(&self, backend: &Arc<BackendShared>) -> bool {
+        let placed = self.placed.borrow();
+        let placed = placed.as_ref().and_then(|placed| placed.backend.as_ref());
+        self.stage.get() == Stage::Relay
+            && placed.is_some_and(|placed| Arc::ptr_eq(&placed.shared, backend))
+    }
+
     /// What was reported of the socket of a side before its session relays.
     pub fn signal(&self, side: Side) -> &Cell<Signal> {
         &self.signals[usize::from(side == Side::Backend)]
@@ -268,7 +276,8 @@ mod tests {
     use super::*;
 
     fn session() -> Session {
-        Session::new(Birth { slot: 1, serial: 2, listener: 0, peer: None }, 0)
+        let listener = Arc::new(Listener::sample(&["p"]));
+        Session::new(Birth { slot: 1, serial: 2, listener, peer: None }, 0)
     }
 
     #[test]

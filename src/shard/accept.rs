@@ -1,15 +1,19 @@
-//! The accept loop of one listener on one shard. It only accepts.
+//! The accept loop of one listening socket of a shard. It only accepts.
 
 use std::cell::RefCell;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::Shard;
+use super::interrupt::Interrupt;
+use crate::config::Address;
 use crate::end::{AcceptError, Rejection};
-use crate::listen::Bound;
-use crate::sys::{self, WakeFd};
+use crate::listen::{self, Bound};
+use crate::sys::{self, Accepted, WakeFd};
+use crate::table::Listener;
 
 /// Connections taken in a row before the ring gets a turn, so that sessions are not starved.
 const BATCH_MAX: usize = 64;
@@ -42,44 +46,85 @@ impl Reserve {
     }
 }
 
-/// Accepts until the shard drains; then takes what the kernel has completed already, since closing
-/// a listener resets whatever waits in its queue, and closes. `index` counts this shard's sockets.
-pub async fn run(shard: Rc<Shard>, index: usize, bound: Bound) {
-    let Bound { listener, socket, claim } = bound;
-    match WakeFd::new(socket) {
-        Ok(socket) => accept_until_drain(&shard, index, listener, socket).await,
-        Err(error) => tracing::error!(%error, "listener lost"),
-    }
-    drop(claim);
-    shard.listener_closed();
+/// A listening socket of this shard.
+pub struct Listening {
+    /// Names it, on all shards.
+    pub binding: u64,
+    /// Set when no further connections are taken.
+    pub closing: Interrupt<()>,
+    socket: WakeFd,
+    address: Address,
+    /// As the configuration in force has it.
+    listener: RefCell<Arc<Listener>>,
+    _claim: Option<Arc<OwnedFd>>,
 }
 
-async fn accept_until_drain(shard: &Rc<Shard>, index: usize, listener: usize, socket: WakeFd) {
-    while let Ok(ready) = shard.closing[index].or(socket.readable()).await {
+impl Listening {
+    /// Takes a socket over.
+    ///
+    /// # Errors
+    /// What registering it with the runtime says.
+    pub fn new(bound: Bound, listener: Arc<Listener>) -> io::Result<Listening> {
+        let Bound { binding, address, socket, claim, .. } = bound;
+        Ok(Listening {
+            binding,
+            closing: Interrupt::new(),
+            socket: WakeFd::new(socket)?,
+            address,
+            listener: RefCell::new(listener),
+            _claim: claim,
+        })
+    }
+
+    /// Accepts for the listener at this index from now on.
+    pub fn follow(&self, listeners: &[Arc<Listener>], index: usize) {
+        let Some(listener) = listeners.get(index) else { return };
+        if let Err(error) = listen::apply(self.socket.as_fd(), &self.address, &listener.settings) {
+            let listener = &*listener.label;
+            tracing::warn!(listener, %error, "settings of a listening socket not changed");
+        }
+        *self.listener.borrow_mut() = listener.clone();
+    }
+
+    fn admit(&self, shard: &Rc<Shard>, accepted: Accepted) {
+        let listener = self.listener.borrow().clone();
+        shard.admit(listener, accepted);
+    }
+}
+
+/// Accepts until the listener is closed; then takes what the kernel has completed already, since
+/// closing a listener resets whatever waits in its queue.
+pub async fn run(shard: Rc<Shard>, listening: Rc<Listening>) {
+    let socket = &listening.socket;
+    while let Ok(ready) = listening.closing.or(socket.readable()).await {
         if let Err(error) = ready {
             tracing::warn!(%error, "waiting for connections failed");
             shard.next_tick().await;
-        } else if !take_batch(shard, listener, &socket) {
+        } else if !take_batch(&shard, &listening) {
             // Waiting is cheaper than failing: the queue keeps the clients meanwhile.
             shard.next_tick().await;
         }
     }
     for _ in 0..QUEUE_MAX {
         match sys::accept(socket.as_fd()) {
-            Ok(accepted) => shard.admit(listener, accepted),
+            Ok(accepted) => listening.admit(&shard, accepted),
             Err(_empty_or_failed) => break,
         }
     }
+    let binding = listening.binding;
+    drop(listening);
+    shard.listener_closed(binding);
 }
 
 /// Takes up to a batch of connections. `false`: accepting failed and should pause.
-fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
+fn take_batch(shard: &Rc<Shard>, listening: &Listening) -> bool {
+    let socket = &listening.socket;
     let mut any_accepted = false;
     for _ in 0..BATCH_MAX {
         match sys::accept(socket.as_fd()) {
             Ok(accepted) => {
                 any_accepted = true;
-                shard.admit(listener, accepted);
+                listening.admit(shard, accepted);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return true,
             Err(error) => {
@@ -89,7 +134,8 @@ fn take_batch(shard: &Rc<Shard>, listener: usize, socket: &impl AsFd) -> bool {
                     AcceptError::Aborted => {}
                     AcceptError::ProcessDescriptors | AcceptError::SystemDescriptors => {
                         if shard.reserve.refuse_one(socket) {
-                            shard.count_rejection(listener, Rejection::Descriptors);
+                            let listener = listening.listener.borrow();
+                            shard.count_rejection(&listener, Rejection::Descriptors);
                         }
                         return false;
                     }

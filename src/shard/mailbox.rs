@@ -10,15 +10,21 @@ use std::time::Duration;
 use crossbeam_queue::SegQueue;
 use serde::Serialize;
 
-use crate::table::Table;
+use super::closing::CloseOrder;
+use crate::listen::Listeners;
+use crate::table::{Listener, Table};
 
 /// One message to a shard.
 #[derive(Debug)]
 pub enum Message {
     /// Place new sessions by this table from now on.
     Table(Arc<Table>),
+    /// A reload: place by its table, and listen as it says.
+    Listen(Listeners),
     /// Run this connection: another shard accepted it and is busier.
     Connection(Handover),
+    /// Close a backend's sessions.
+    Close(CloseOrder),
     /// Stop accepting, let sessions live for this long, then end them and return.
     Drain(Duration),
     /// Answer with up to `limit` sessions.
@@ -35,8 +41,8 @@ pub enum Message {
 pub struct Handover {
     /// The connection.
     pub socket: OwnedFd,
-    /// Index of its listener in the configuration.
-    pub listener: usize,
+    /// Its listener.
+    pub listener: Arc<Listener>,
     /// The other end; `None` for UNIX sockets.
     pub peer: Option<SocketAddr>,
 }

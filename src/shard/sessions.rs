@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -13,15 +14,16 @@ use crate::end::{End, Placement, Rejection};
 use crate::log::{SessionRecord, hex};
 use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
+use crate::table::Listener;
 
 impl Shard {
     /// Decides about a connection just accepted: refuse it, give it to a less loaded shard, or
     /// begin a session.
-    pub(super) fn admit(self: &Rc<Self>, listener: usize, accepted: Accepted) {
+    pub(super) fn admit(self: &Rc<Self>, listener: Arc<Listener>, accepted: Accepted) {
         let open = self.metrics.process.connections.fetch_add(1, Relaxed);
-        if open as usize >= self.config.runtime.max_connections {
+        if open as usize >= self.table.borrow().connections_max {
             self.metrics.process.connections.fetch_sub(1, Relaxed);
-            self.count_rejection(listener, Rejection::MaxConnections);
+            self.count_rejection(&listener, Rejection::MaxConnections);
             refuse(accepted.socket);
             return;
         }
@@ -39,9 +41,9 @@ impl Shard {
     }
 
     /// Begins a session for a connection that is counted already.
-    pub(super) fn begin(self: &Rc<Self>, listener: usize, accepted: Accepted) {
+    pub(super) fn begin(self: &Rc<Self>, listener: Arc<Listener>, accepted: Accepted) {
         self.activity.note();
-        let cells = self.listener_cells(listener);
+        let cells = self.listener_cells(&listener);
         cells.sessions.add(1);
         cells.active.add(1);
         let serial = self.serial.get().wrapping_add(1) & SERIAL_MASK;
@@ -58,7 +60,7 @@ impl Shard {
 
     /// The one place where a session ends: one reason, one count, at most one log line.
     pub fn end(&self, session: &Session, end: End) {
-        let cells = self.listener_cells(session.listener);
+        let cells = self.listener_cells(&session.listener);
         cells.ends[end as usize].add(1);
         cells.active.sub(1);
         let life = session.accepted.elapsed();
@@ -83,7 +85,7 @@ impl Shard {
         let placed = placed.as_ref();
         Box::new(SessionRecord {
             ended: std::time::SystemTime::now(),
-            listener: self.metrics.listeners[session.listener].name.clone(),
+            listener: session.listener.label.clone(),
             client: session.client(),
             via: session.proxied.get().and(session.peer),
             key: session.key.take(),
@@ -102,7 +104,7 @@ impl Shard {
         })
     }
 
-    pub(super) fn count_rejection(&self, listener: usize, reason: Rejection) {
+    pub(super) fn count_rejection(&self, listener: &Listener, reason: Rejection) {
         self.listener_cells(listener).rejections[reason as usize].add(1);
     }
 
@@ -122,7 +124,7 @@ impl Shard {
         let idle = self.now().saturating_sub(session.active.get());
         SessionView {
             client: session.client().map_or_else(|| "unix".to_owned(), |a| a.to_string()),
-            listener: self.listener(session.listener).name.clone(),
+            listener: session.listener.settings.name.clone(),
             key: String::from_utf8_lossy(&key).into_owned(),
             key_hex: std::str::from_utf8(&key).is_err().then(|| hex(&key)),
             pool: placed.map_or(String::new(), |p| p.pool.settings.name.clone()),

@@ -204,12 +204,17 @@ impl Gateway {
         &self.directory
     }
 
-    /// One HTTP request to the admin interface: status and body.
+    /// What the admin interface shows at a path: status and body.
     pub fn get(&self, path: &str) -> (u16, String) {
+        self.ask("GET", path)
+    }
+
+    /// One HTTP request to the admin interface: status and body.
+    pub fn ask(&self, method: &str, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect_timeout(&self.admin, DEADLINE).unwrap();
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut response = String::new();
         stream.read_to_string(&mut response).unwrap();

@@ -230,6 +230,9 @@ pub const WARM_RATE: u32 = 500;
 
 /// HAProxy needs over a second of bulk on a connection before it splices.
 const BULK_WARMUP_S: f64 = 1.5;
+/// Warm connections are made once the backends listen, which they do after the forwarder has
+/// started: it has been refused by then, and comes back after up to 1.6 s.
+const STOCK_WARMUP_S: f64 = 2.5;
 
 /// How long things are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -287,6 +290,7 @@ impl Pace {
     pub fn warmup(&self, scenario: Scenario) -> f64 {
         match scenario {
             Scenario::BulkOtherCore | Scenario::BulkSameCore => self.warmup_s.max(BULK_WARMUP_S),
+            Scenario::ConnectsWarm => self.warmup_s.max(STOCK_WARMUP_S),
             _ => self.warmup_s,
         }
     }

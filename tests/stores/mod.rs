@@ -1,0 +1,9 @@
+//! Real stores and what a watcher says about them, for tests.
+#![allow(dead_code, reason = "each test uses a part of this")]
+
+pub mod consul;
+pub mod desk;
+pub mod dns;
+pub mod process;
+pub mod proxy;
+pub mod redis;
