@@ -6,6 +6,7 @@ mod exchange;
 mod limits;
 mod pipe;
 mod poller;
+mod readable;
 mod socket;
 mod wake;
 
@@ -14,5 +15,6 @@ pub use exchange::{Answer, BUFFER_LEN, Exchange, Listen, Received};
 pub use limits::raise_descriptors;
 pub use pipe::Pipe;
 pub use poller::{Interest, Poller, Report};
+pub use readable::readable;
 pub use socket::{Connecting, Socket, connecting, peek};
 pub use wake::{Timer, WakeFd, always_readable, eventfd};
