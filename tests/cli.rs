@@ -126,6 +126,20 @@ fn check_says_1_backend() {
 }
 
 #[test]
+fn check_says_that_backends_come_from_elsewhere() {
+    let folder = Folder::new();
+    let source = "[pool.c2s.source]\nkind = \"file\"\npath = \"b.json\"\n";
+    let file = folder.file("source.toml", format!("{GOOD}{source}"));
+    let output = run(&["check", "-c", &file]);
+    assert_ends(&output, 0);
+    let printed = out(&output);
+    assert!(printed.contains("1 pool, 3 backends, 1 source, "), "{printed}");
+    let output = run(&["check", "--format", "json", "-c", &file]);
+    let result: serde_json::Value = serde_json::from_str(&out(&output)).expect("JSON");
+    assert_eq!(result["summary"]["sources"], 1);
+}
+
+#[test]
 fn check_prints_warnings_and_stays_good() {
     let folder = Folder::new();
     let spare = "[pool.spare]\nbalance = \"random\"\nbackends = [\"10.0.0.9:1\"]\n";

@@ -145,7 +145,7 @@ mod tests {
                         1 => format!("[::{}]:{}", base, 1 + (draw >> 8) % 9),
                         _ => format!("10.0.{}.{}:7", base, (draw >> 8) % 9),
                     };
-                    let order = (draw % 3 == 0).then_some((draw >> 16) as i64 % 3);
+                    let order = draw.is_multiple_of(3).then_some((draw >> 16) as i64 % 3);
                     Member { weight: (draw >> 32) as u32 % 5 + 1, ..member(&address, order) }
                 };
                 (0..count).map(one).filter(|m| used.insert(m.address.clone())).collect()
