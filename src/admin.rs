@@ -24,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::control::Command;
+use crate::control::sources::SourceView;
 use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
@@ -62,6 +63,8 @@ pub struct AdminState {
     pub shards: Vec<ShardHandle>,
     /// Whether clients are served.
     pub phase: Arc<Phase>,
+    /// Where backends come from.
+    pub sources: watch::Receiver<Arc<[SourceView]>>,
     /// To the control plane.
     pub commands: mpsc::Sender<Command>,
 }

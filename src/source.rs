@@ -89,6 +89,16 @@ pub enum FailureCause {
 }
 
 impl FailureCause {
+    /// Every cause, in declaration order; `ALL[cause as usize] == cause`.
+    pub const ALL: [FailureCause; 6] = [
+        FailureCause::Unreachable,
+        FailureCause::Timeout,
+        FailureCause::Denied,
+        FailureCause::Missing,
+        FailureCause::Malformed,
+        FailureCause::Unavailable,
+    ];
+
     /// The metric's label.
     pub fn name(self) -> &'static str {
         match self {
