@@ -6,6 +6,7 @@ mod bucket;
 pub mod consul;
 pub mod dns;
 pub mod etcd;
+pub mod guard;
 pub mod merge;
 pub mod redis;
 mod retry;
