@@ -415,7 +415,7 @@ fn watch(settings: &config::Source, desk: Desk) -> tokio::task::JoinHandle<()> {
     match settings.kind.clone() {
         // Never started, see `is_watched`.
         SourceKind::Static(_) => tokio::spawn(async {}),
-        SourceKind::File { path } => tokio::spawn(file::watch(path, timings, desk)),
+        SourceKind::File { path: _ } => tokio::spawn(async {}),
         SourceKind::Redis(redis) => tokio::spawn(redis::watch(redis, timings, desk)),
         SourceKind::Etcd(etcd) => tokio::spawn(etcd::watch(etcd, timings, desk)),
         SourceKind::Consul(consul) => tokio::spawn(consul::watch(consul, timings, desk)),
