@@ -241,7 +241,10 @@ fn a_service_that_changes_all_the_time_is_read_twice_a_second() {
         readings += 1;
     }
     let seconds = began.elapsed().as_secs();
-    assert!(readings <= 2 + 2 * (seconds + 1), "{readings} readings of {weight} changes in {seconds} s");
+    assert!(
+        readings <= 2 + 2 * (seconds + 1),
+        "{readings} readings of {weight} changes in {seconds} s"
+    );
     assert!(began.elapsed() < Duration::from_secs(5), "the last change was seen late");
 }
 
