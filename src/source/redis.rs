@@ -31,8 +31,13 @@ use crate::config::RedisSource;
 const ANSWER_LEN_MAX: usize = 32 << 20;
 /// The hash is read this often if changes may go untold.
 const POLL: Duration = Duration::from_secs(5);
+/// How often in a row one node of a cluster may name another.
+const HOPS_MAX: u32 = 3;
 /// Of what a server says about an error, characters.
 const DETAIL_LEN_MAX: usize = 500;
+
+/// What follows may be the password.
+const ARGUMENTS: &str = ", with args beginning with";
 
 /// How changes are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,11 +55,13 @@ struct Fault {
     failure: Failure,
     /// There is no use in going on with this connection.
     ends: bool,
+    /// The node of a Redis Cluster that has the hash.
+    moved: Option<(String, u16)>,
 }
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Fault {
-        Fault { failure, ends: true }
+        Fault { failure, ends: true, moved: None }
     }
 }
 
@@ -69,28 +76,43 @@ pub async fn watch(settings: RedisSource, timings: Timings, desk: Desk) {
 async fn conversations(settings: &RedisSource, timings: Timings, desk: &Desk) -> Infallible {
     let mut retry = Retry::default();
     let mut told = None;
+    let mut elsewhere = None;
+    let mut hops = 0;
     loop {
         let began = Instant::now();
-        let Err(failure) = converse(settings, timings, desk, &mut told).await;
+        let place = Place::parse(settings).map(|place| place.or_at(elsewhere.take()));
+        let fault = match place {
+            Ok(place) => {
+                let asker = Asker::new(settings, place, timings);
+                let Err(fault) = converse(asker, desk, &mut told).await;
+                fault
+            }
+            Err(failure) => failure.into(),
+        };
         if began.elapsed() >= PAUSE_MAX {
             retry.forget();
+            hops = 0;
         }
+        if fault.moved.is_some() && hops < HOPS_MAX {
+            tracing::info!(key = settings.key, why = %fault.failure, "asking another node");
+            hops += 1;
+            elsewhere = fault.moved;
+            continue;
+        }
+        hops = 0;
         // A closed desk ends the whole watcher, see `watch`.
-        desk.report(Report::Failed(failure)).await;
+        desk.report(Report::Failed(fault.failure)).await;
         retry.rest(desk).await;
     }
 }
 
 /// One connection, from its beginning to its end.
 async fn converse(
-    settings: &RedisSource,
-    timings: Timings,
+    mut asker: Asker<'_>,
     desk: &Desk,
     told: &mut Option<Notices>,
-) -> Result<Infallible, Failure> {
-    let place = Place::parse(settings)?;
+) -> Result<Infallible, Fault> {
     let changed = Arc::new(Notify::new());
-    let mut asker = Asker { settings, place, timings, allowance: Allowance::new(ANSWER_LEN_MAX) };
     let (connection, protocol, mut driver) = asker.greet(&changed).await?;
     let mut client = Client { asker, connection, desk, changed: changed.clone() };
     let follow = async {
@@ -130,7 +152,11 @@ struct Asker<'a> {
     allowance: Allowance,
 }
 
-impl Asker<'_> {
+impl<'a> Asker<'a> {
+    fn new(settings: &'a RedisSource, place: Place, timings: Timings) -> Asker<'a> {
+        Asker { settings, place, timings, allowance: Allowance::new(ANSWER_LEN_MAX) }
+    }
+
     /// Connects and logs in: with RESP3 if the server knows it.
     async fn greet(
         &mut self,
@@ -160,7 +186,7 @@ impl Asker<'_> {
                 Ok(Ok((connection, driver))) => {
                     return Ok((connection, protocol, Box::pin(driver)));
                 }
-                Ok(Err(error)) if error.kind() == ErrorKind::RESP3NotSupported => {}
+                Ok(Err(error)) if protocol == ProtocolVersion::RESP3 && lacks_resp3(&error) => {}
                 Ok(Err(error)) => return Err(self.fault("logging in", &error).failure),
                 Err(_elapsed) => return Err(self.silence("logging in").failure),
             }
@@ -187,7 +213,7 @@ impl Asker<'_> {
 
     fn silence(&self, what: &str) -> Fault {
         let detail = format!("{what}: no answer from {} in {:?}", self.place, self.timings.timeout);
-        Fault { failure: Failure { cause: FailureCause::Timeout, detail }, ends: true }
+        Failure { cause: FailureCause::Timeout, detail }.into()
     }
 
     fn fault(&self, what: &str, error: &RedisError) -> Fault {
@@ -196,14 +222,19 @@ impl Asker<'_> {
             false => judge(error),
         };
         let mut said: String = error.to_string().chars().take(DETAIL_LEN_MAX).collect();
-        // Old servers repeat the arguments of a command that they do not know.
+        // A server repeats the beginning of the arguments of a command that it does not know.
+        if let Some(arguments) = said.find(ARGUMENTS) {
+            said.truncate(arguments);
+        }
         if let Some(password) = &self.settings.password
             && !password.reveal().is_empty()
         {
             said = said.replace(password.reveal(), "(secret)");
         }
         let detail = format!("{what}: {} says: {said}", self.place);
-        Fault { failure: Failure { cause, detail }, ends }
+        let moved = error.redirect_node().and_then(|(node, _)| node_address(node));
+        let ends = ends || moved.is_some();
+        Fault { failure: Failure { cause, detail }, ends, moved }
     }
 }
 
@@ -264,7 +295,7 @@ impl Client<'_> {
     }
 
     /// Reads the hash at once and whenever there is reason to.
-    async fn follow(&mut self, notices: Notices) -> Result<Infallible, Failure> {
+    async fn follow(&mut self, notices: Notices) -> Result<Infallible, Fault> {
         let mut retry = Retry::default();
         let mut last: Option<Reading> = None;
         let period = match notices {
@@ -286,7 +317,7 @@ impl Client<'_> {
                     self.desk.report(report).await;
                     jittered(period)
                 }
-                Err(fault) if fault.ends => return Err(fault.failure),
+                Err(fault) if fault.ends => return Err(fault),
                 Err(fault) => {
                     // What is read next is news even if it is as before.
                     last = None;
@@ -308,7 +339,7 @@ impl Client<'_> {
         if count > ENTRIES_MAX {
             let detail = format!("hash {key:?} has {count} fields, {ENTRIES_MAX} at most");
             let failure = Failure { cause: FailureCause::Malformed, detail };
-            return Err(Fault { failure, ends: false });
+            return Err(Fault { failure, ends: false, moved: None });
         }
         let mut all = redis::cmd("HGETALL");
         let mut entries: Vec<(Vec<u8>, Vec<u8>)> =
@@ -316,11 +347,15 @@ impl Client<'_> {
         // Redis keeps no order, and a set that is only shuffled is no news.
         entries.sort_unstable();
         let members = entries.iter().map(|(field, value)| value::parse(field, value));
-        Reading::gather(members, None).map_err(|failure| Fault { failure, ends: false })
+        Reading::gather(members, None).map_err(|failure| Fault {
+            failure,
+            ends: false,
+            moved: None,
+        })
     }
 
     /// Returns when the hash should be read again; meanwhile makes sure that the server is there.
-    async fn wait(&mut self, due: Instant, vouched: bool) -> Result<(), Failure> {
+    async fn wait(&mut self, due: Instant, vouched: bool) -> Result<(), Fault> {
         loop {
             let heartbeat = Instant::now() + self.asker.timings.heartbeat();
             tokio::select! {
@@ -337,7 +372,7 @@ impl Client<'_> {
                     _ = self.desk.report(Report::Unchanged) => {}
                 },
                 Ok(_) => {}
-                Err(fault) if fault.ends => return Err(fault.failure),
+                Err(fault) if fault.ends => return Err(fault),
                 Err(_) => return Ok(()),
             }
         }
@@ -368,6 +403,20 @@ fn concerns(push: &PushInfo, key: &[u8]) -> bool {
     }
 }
 
+/// `HOST:PORT` as a cluster names its nodes; IPv6 without brackets. A node that does not know its
+/// own name says none.
+fn node_address(node: &str) -> Option<(String, u16)> {
+    let (host, port) = node.rsplit_once(':')?;
+    (!host.is_empty()).then_some((host.to_owned(), port.parse().ok()?))
+}
+
+/// Whether a greeting failed because RESP3 is not known.
+fn lacks_resp3(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::RESP3NotSupported
+        || error.code() == Some("NOPROTO")
+        || error.detail().is_some_and(|said| said.starts_with("unknown command"))
+}
+
 /// What an error means, and whether it ends the connection.
 fn judge(error: &RedisError) -> (FailureCause, bool) {
     if error.kind() == ErrorKind::AuthenticationFailed {
@@ -379,8 +428,7 @@ fn judge(error: &RedisError) -> (FailureCause, bool) {
         Some("LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "BUSY" | "READONLY") => {
             (FailureCause::Unavailable, false)
         }
-        // The hash lives elsewhere; it may come back.
-        Some("MOVED" | "ASK") => (FailureCause::Unavailable, false),
+        Some("MOVED" | "ASK") => (FailureCause::Unavailable, true),
         Some(_) => (FailureCause::Malformed, false),
         None if error.is_timeout() => (FailureCause::Timeout, true),
         None if error.is_io_error() => (FailureCause::Unreachable, true),

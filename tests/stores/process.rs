@@ -122,8 +122,32 @@ impl Drop for Process {
     }
 }
 
+/// Waits for something that nobody tells about.
+pub fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let give_up = Instant::now() + DEADLINE;
+    while !happened() {
+        assert!(Instant::now() < give_up, "in {DEADLINE:?}: not {what}");
+        pause(Duration::from_millis(20));
+    }
+}
+
 /// Between two looks at something that nobody tells about.
 #[expect(clippy::disallowed_methods, reason = "a test's thread may sleep between two looks")]
 pub fn pause(duration: Duration) {
     std::thread::sleep(duration);
+}
+
+/// An authority, and certificates of a store at 127.0.0.1 and of a gateway.
+pub fn certificates(directory: &Path) {
+    let script = "
+        new='openssl req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -batch'
+        $new -x509 -days 2 -subj /CN=authority -keyout ca.key -out ca.pem
+        for name in store gate; do
+          $new -subj /CN=$name -keyout $name.key -out $name.csr
+          printf 'subjectAltName=IP:127.0.0.1\\nbasicConstraints=CA:FALSE\\n' >$name.ext
+          openssl x509 -req -days 2 -in $name.csr -CA ca.pem -CAkey ca.key -CAcreateserial \
+            -extfile $name.ext -out $name.pem
+        done";
+    let output = Command::new("sh").args(["-ec", script]).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }

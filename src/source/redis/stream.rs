@@ -53,6 +53,16 @@ impl Place {
         Ok(Place { way, database: info.redis_settings().db() })
     }
 
+    /// The same database at another address, if there is one; spoken to in the same way.
+    pub fn or_at(self, node: Option<(String, u16)>) -> Place {
+        match (&self.way, node) {
+            (Way::Tcp { tls, .. }, Some((host, port))) => {
+                Place { way: Way::Tcp { host, port, tls: *tls }, ..self }
+            }
+            _ => self,
+        }
+    }
+
     /// Opens a stream. The caller sets the deadline.
     ///
     /// # Errors
