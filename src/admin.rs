@@ -24,11 +24,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use crate::control::Command;
-use crate::control::sources::SourceView;
 use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
 use crate::shard::mailbox::ShardHandle;
+use crate::source::view::SourceView;
 use crate::table::Table;
 use socket::Listening;
 

@@ -15,7 +15,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::reload::{Refused, Reloaded};
-use self::sources::{SourceView, Sources};
+use self::sources::Sources;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
 use crate::listen::Bindings;
@@ -23,6 +23,7 @@ use crate::log::{LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
+use crate::source::view::SourceView;
 use crate::table::{Layout, Table};
 
 /// What the control plane holds.

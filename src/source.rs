@@ -13,6 +13,7 @@ mod retry;
 pub mod saved;
 pub(crate) mod tls;
 pub mod value;
+pub mod view;
 
 use std::fmt;
 use std::time::Duration;

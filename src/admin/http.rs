@@ -21,10 +21,10 @@ use super::{AdminState, Stage, pools};
 use crate::config::Fault;
 use crate::control::Command;
 use crate::control::reload::Refused;
-use crate::control::sources::SourceView;
 use crate::log::append_json;
 use crate::metrics::page::{self, Observed, Page};
 use crate::source::guard::State as SourceState;
+use crate::source::view::SourceView;
 
 /// Every method and path with what it does, as `/` lists them.
 const ENDPOINTS: &[(&str, &str, &str)] = &[

@@ -22,11 +22,11 @@ use super::{
 };
 use crate::admin::{Phase, Stage};
 use crate::config::BackendState;
-use crate::control::sources::SourceView;
 use crate::end::{AcceptError, End, Placement, Rejection};
 use crate::log::Logs;
 use crate::source::FailureCause;
 use crate::source::guard::State;
+use crate::source::view::SourceView;
 use crate::table::Table;
 
 /// Media type of the page.
