@@ -28,6 +28,7 @@ use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
 use crate::shard::mailbox::ShardHandle;
+use crate::source::view::SourceView;
 use crate::table::Table;
 use socket::Listening;
 
@@ -62,6 +63,8 @@ pub struct AdminState {
     pub shards: Vec<ShardHandle>,
     /// Whether clients are served.
     pub phase: Arc<Phase>,
+    /// Where backends come from.
+    pub sources: watch::Receiver<Arc<[SourceView]>>,
     /// To the control plane.
     pub commands: mpsc::Sender<Command>,
 }

@@ -2,6 +2,7 @@
 //! and the end of the process.
 
 pub mod reload;
+pub mod sources;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,14 +15,16 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::reload::{Refused, Reloaded};
+use self::sources::Sources;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::listen::Bindings;
 use crate::log::{LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
-use crate::table::Table;
+use crate::source::view::SourceView;
+use crate::table::{Layout, Table};
 
 /// What the control plane holds.
 pub struct Control {
@@ -37,6 +40,10 @@ pub struct Control {
     pub level: LogLevel,
     /// The table in force, for the pages and for building the next one.
     pub tables: watch::Sender<Arc<Table>>,
+    /// Where backends come from.
+    pub sources: Sources,
+    /// The same, for the pages.
+    pub source_views: watch::Sender<Arc<[SourceView]>>,
     /// What is listened on.
     pub bindings: Bindings,
     /// Every shard's mailbox.
@@ -83,6 +90,7 @@ enum Event {
     Reopen,
     Reload,
     Command(Command),
+    Source,
     Swap,
     Sweep,
     ShardEnded(usize, Result<(), String>),
@@ -119,6 +127,11 @@ impl Plane {
         Ok(Plane { runtime, signals })
     }
 
+    /// Lets something run on the control plane before there is one.
+    pub fn first<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
     /// Runs until every shard has drained, or a second signal asks to end at once.
     ///
     /// # Errors
@@ -140,6 +153,7 @@ impl Plane {
                     table: control.tables.subscribe(),
                     shards: control.shards.clone(),
                     phase: control.phase.clone(),
+                    sources: control.source_views.subscribe(),
                     commands: commands.clone(),
                 };
                 tokio::spawn(admin::serve(listener, state));
@@ -174,6 +188,7 @@ impl Control {
                 event = signals.next() => event,
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
+                () = self.sources.step() => Event::Source,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
             };
@@ -198,6 +213,7 @@ impl Control {
                     // Whoever asked may have stopped waiting.
                     let _gone = reply.send(answer);
                 }
+                Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
                     previous = Some(self.publish(Arc::new(next)));
@@ -216,9 +232,23 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
+            if self.sources.have_changed() {
+                let next = self.table().next(&self.layout(&self.config), self.shards.len());
+                previous = Some(self.publish(Arc::new(next)));
+            }
+            self.show_sources();
         }
         drop(previous);
         Ok(Ended::Drained)
+    }
+
+    /// What a table of this configuration is made of now.
+    fn layout(&self, config: &Config) -> Layout {
+        layout(config, self.tables.borrow().generation, &self.sources)
+    }
+
+    fn show_sources(&self) {
+        self.source_views.send_replace(self.sources.views().into());
     }
 
     /// The table in force.
@@ -257,6 +287,18 @@ impl Control {
         for shard in 0..self.shards.len() {
             self.tell(shard, Message::Drain(timeout));
         }
+    }
+}
+
+/// What a table is made of: the configuration, with the backends that its sources have now.
+pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
+    let pool =
+        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+    Layout {
+        generation,
+        listeners: config.listeners.clone(),
+        pools: config.pools.iter().map(pool).collect(),
+        connections_max: config.runtime.max_connections,
     }
 }
 

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::Config;
-use crate::control::{Control, Ended, Plane};
+use crate::control::sources::Sources;
+use crate::control::{self, Control, Ended, Plane};
 use crate::listen::{BindError, Bindings, Listeners};
 use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
@@ -24,7 +25,7 @@ use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
 use crate::shard::{self, Loads, Setup};
 use crate::sys;
-use crate::table::{Layout, Table};
+use crate::table::Table;
 
 /// Why the process could not run.
 #[derive(Debug)]
@@ -129,7 +130,8 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     };
     // Signals are heard before the first client is: an early one must not kill the process.
     let plane = Plane::start()?;
-    let table = Arc::new(Table::first(&Layout::of(&config), shards));
+    let sources = plane.first(first_sets(&config));
+    let table = Arc::new(Table::first(&control::layout(&config, 1, &sources), shards));
     let metrics =
         Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
     let mut bindings = Bindings::new(shards);
@@ -143,6 +145,8 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         logs,
         level,
         tables: watch::Sender::new(table),
+        source_views: watch::Sender::new(sources.views().into()),
+        sources,
         bindings,
         shards: running.mailboxes,
         phase: Arc::default(),
@@ -161,6 +165,16 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     }
     session_log.finish();
     result.map(|_| ())
+}
+
+/// Waits for the sets of all sources: clients come only when it is known where they belong, or
+/// when that takes too long.
+async fn first_sets(config: &Config) -> Sources {
+    let mut sources = Sources::new(config.runtime.state_dir.clone());
+    for without in sources.prepare(&config.pools).await {
+        tracing::error!(error = without, "a pool starts without backends of a source");
+    }
+    sources
 }
 
 fn raise_descriptors(config: &Config) -> Result<(), RunError> {

@@ -14,6 +14,7 @@ mod retry;
 pub mod saved;
 pub(crate) mod tls;
 pub mod value;
+pub mod view;
 
 use std::fmt;
 use std::time::Duration;
@@ -91,6 +92,16 @@ pub enum FailureCause {
 }
 
 impl FailureCause {
+    /// Every cause, in declaration order; `ALL[cause as usize] == cause`.
+    pub const ALL: [FailureCause; 6] = [
+        FailureCause::Unreachable,
+        FailureCause::Timeout,
+        FailureCause::Denied,
+        FailureCause::Missing,
+        FailureCause::Malformed,
+        FailureCause::Unavailable,
+    ];
+
     /// The metric's label.
     pub fn name(self) -> &'static str {
         match self {

@@ -318,16 +318,6 @@ impl Layout {
     pub fn of_pools(pools: Vec<config::Pool>) -> Layout {
         Layout { generation: 1, listeners: Vec::new(), pools, connections_max: 1 }
     }
-
-    /// Of the first configuration, with the backends written in it.
-    pub fn of(config: &config::Config) -> Layout {
-        Layout {
-            generation: 1,
-            listeners: config.listeners.clone(),
-            pools: config.pools.clone(),
-            connections_max: config.runtime.max_connections,
-        }
-    }
 }
 
 #[cfg(test)]

@@ -145,9 +145,10 @@ impl Admin {
         // The interface reads the last table even when nobody can send another one.
         let (_, table) = watch::channel(Arc::new(table));
         let (commands, _) = mpsc::channel(1);
+        let (_, sources) = watch::channel(Arc::from([]));
         let phase = Arc::new(Phase::default());
         let logs = Logs::default();
-        let state = AdminState { metrics, logs, table, shards, phase, commands };
+        let state = AdminState { metrics, logs, table, shards, phase, sources, commands };
         let (stop, stopped) = oneshot::channel();
         let served = state.clone();
         threads.push(std::thread::spawn(move || {

@@ -14,6 +14,8 @@ use corelane::log::Logs;
 use corelane::metrics::names::{FAMILIES, Kind};
 use corelane::metrics::page::{Observed, Page};
 use corelane::metrics::{ListenerCells, Metrics, PerShard};
+use corelane::source::guard::State;
+use corelane::source::view::{Counts, SourceView};
 use corelane::table::{Layout, Table};
 use tokio::sync::watch;
 
@@ -148,6 +150,23 @@ fn listener(name: &str) -> config::Listener {
     }
 }
 
+fn source() -> SourceView {
+    SourceView {
+        pool: "c2s".to_owned(),
+        label: "redis redis://127.0.0.1 c2s".to_owned(),
+        state: State::Stale,
+        heard: Some(std::time::Instant::now()),
+        restored: false,
+        members: Some(7),
+        rejected: vec!["x: no address".to_owned()],
+        revision: None,
+        failure: None,
+        held: 2,
+        empty_kept: false,
+        counts: Counts { readings: 5, publications: 3, ..Counts::default() },
+    }
+}
+
 struct Observing {
     metrics: Arc<Metrics>,
     logs: Logs,
@@ -168,11 +187,13 @@ impl Observing {
         };
         let (table, observed_table) = watch::channel(Arc::new(Table::first(&layout, SHARDS)));
         let (logs, phase) = (Logs::default(), Arc::new(Phase::default()));
+        let (_, sources) = watch::channel([source()].into());
         let page = Page::new(Observed {
             metrics: metrics.clone(),
             logs: logs.clone(),
             table: observed_table,
             phase: phase.clone(),
+            sources,
         });
         Observing { metrics, logs, phase, table, page }
     }

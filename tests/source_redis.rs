@@ -254,11 +254,16 @@ fn a_password_is_needed_and_may_come_later() {
 #[test]
 fn rights_can_be_taken_and_given() {
     let redis = two();
-    redis.run("ACL SETUSER gate on >pass ~* &* +@all");
+    // No more than is needed.
+    redis.run(
+        "ACL SETUSER gate on >pass ~corelane:* +hello +ping +select +client|tracking +hlen +hgetall",
+    );
     let user = Some("gate".to_owned());
     let named = RedisSource { username: user, ..with_password(redis.settings(), "pass") };
     let watch = start(named, TIMINGS);
     assert_eq!(shown(&watch.set()), TWO);
+    redis.put(&format!("{A} 3"));
+    assert_eq!(shown(&watch.set())[0], "10.0.0.1:7000 3 ready");
     redis.run("ACL SETUSER gate -hgetall");
     redis.put(&format!("{A} 2"));
     let failure = watch.failure();

@@ -23,6 +23,8 @@ use crate::control::Command;
 use crate::control::reload::Refused;
 use crate::log::append_json;
 use crate::metrics::page::{self, Observed, Page};
+use crate::source::guard::State as SourceState;
+use crate::source::view::SourceView;
 
 /// Every method and path with what it does, as `/` lists them.
 const ENDPOINTS: &[(&str, &str, &str)] = &[
@@ -56,6 +58,7 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         logs: state.logs.clone(),
         table: state.table.clone(),
         phase: state.phase.clone(),
+        sources: state.sources.clone(),
     });
     let shared =
         Arc::new(Shared { state, page, sessions: Arc::new(Semaphore::new(SESSIONS_AT_ONCE)) });
@@ -93,11 +96,26 @@ async fn livez() -> &'static str {
 
 async fn readyz(State(shared): Asked) -> Response {
     let detail = match shared.state.phase.stage() {
-        Stage::Ready => return "ok\n".into_response(),
+        Stage::Ready => return ready(&shared.state.sources.borrow()),
         Stage::Starting => "starting: not every listener is bound yet",
         Stage::Draining => "draining: no new connections are accepted",
     };
     problem(StatusCode::SERVICE_UNAVAILABLE, detail)
+}
+
+/// Ready as soon as every source has a set, be it an old one: refusing clients would help nobody.
+fn ready(sources: &[SourceView]) -> Response {
+    let named = |source: &SourceView| format!("pool {}: {}", source.pool, source.label);
+    if let Some(cold) = sources.iter().find(|source| source.members.is_none()) {
+        let detail = format!("starting: {} has not been read yet", named(cold));
+        return problem(StatusCode::SERVICE_UNAVAILABLE, &detail);
+    }
+    let mut text = "ok\n".to_owned();
+    for source in sources.iter().filter(|source| source.state != SourceState::Fresh) {
+        let set = if source.restored { "a saved set" } else { "the last set" };
+        text += &format!("{} is {}, using {set}\n", named(source), source.state.name());
+    }
+    text.into_response()
 }
 
 async fn metrics(State(shared): Asked) -> Response {

@@ -8,10 +8,10 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use super::Control;
+use super::{Control, layout};
 use crate::admin::Stage;
 use crate::backend;
-use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, OnRemove};
+use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, Loaded, OnRemove};
 use crate::listen::{BindError, Bindings, Change};
 use crate::shard::mailbox::Message;
 use crate::sys;
@@ -154,7 +154,19 @@ impl Control {
             return Err(Refused::Draining);
         }
         let file = self.file.as_deref().ok_or(Refused::NoFile)?;
-        let candidate = self.candidate(file)?;
+        let loaded = self.load(file)?;
+        let result = self.try_candidate(loaded, dry_run).await;
+        // Of the sources that were begun for it, or those that it has no more.
+        self.sources.adopt(&self.config.pools);
+        result
+    }
+
+    async fn try_candidate(&mut self, loaded: Loaded, dry_run: bool) -> Result<Reloaded, Refused> {
+        let without = self.sources.prepare(&loaded.config.pools).await;
+        if !without.is_empty() {
+            return Err(Refused::System(without.join("; ")));
+        }
+        let candidate = self.candidate(loaded);
         if dry_run {
             return Ok(candidate.reloaded);
         }
@@ -162,17 +174,17 @@ impl Control {
         Ok(self.put_in_force(candidate, change))
     }
 
-    /// Everything that can be checked without changing anything.
-    fn candidate(&self, file: &Path) -> Result<Candidate, Refused> {
+    /// Everything that can be checked without asking anybody.
+    fn load(&self, file: &Path) -> Result<Loaded, Refused> {
         let environment = Environment::of_process();
         let environment = environment.map_err(|error| Refused::System(error.to_string()))?;
         let loaded = config::load(file, &environment).map_err(Refused::File)?;
-        let config = loaded.config;
-        let fixed = fixed_settings(&self.config, &config);
+        let config = &loaded.config;
+        let fixed = fixed_settings(&self.config, config);
         if !fixed.is_empty() {
             return Err(Refused::NeedsRestart(fixed));
         }
-        backend::check_sources(&config).map_err(|error| Refused::System(error.to_string()))?;
+        backend::check_sources(config).map_err(|error| Refused::System(error.to_string()))?;
         let allowed = sys::raise_descriptors();
         let allowed = allowed.map_err(|error| Refused::System(error.to_string()))?;
         let needed = config.runtime.descriptors_needed;
@@ -180,11 +192,16 @@ impl Control {
             let why = format!("it may need {needed} file descriptors and the limit is {allowed}");
             return Err(Refused::System(why));
         }
-        let layout = Layout { generation: self.generation() + 1, ..Layout::of(&config) };
+        Ok(loaded)
+    }
+
+    fn candidate(&self, loaded: Loaded) -> Candidate {
+        let Loaded { config, warnings } = loaded;
+        let layout = layout(&config, self.generation() + 1, &self.sources);
         let mut reloaded = difference(&self.table(), &layout);
         reloaded.settings = changed_settings(&self.config, &config);
-        reloaded.warnings = loaded.warnings;
-        Ok(Candidate { config, layout, reloaded })
+        reloaded.warnings = warnings;
+        Candidate { config, layout, reloaded }
     }
 
     /// Binds what is new, on a thread that may wait: an address that this process has given up a
@@ -244,6 +261,8 @@ fn fixed_settings(old: &Config, new: &Config) -> Vec<String> {
         text(after.relay_buffer_max as u64),
     );
     compare("runtime.spin", format!("{:?}", before.spin), format!("{:?}", after.spin));
+    let state = |config: &Config| config.runtime.state_dir.display().to_string();
+    compare("runtime.state_dir", state(old), state(new));
     let listen = |config: &Config| {
         config.admin.as_ref().map_or("none".to_owned(), |admin| admin.listen.to_string())
     };

@@ -100,6 +100,26 @@ families! {
         "Connections placed on a backend, by how they came to it.";
     PLACEMENT_FAILURES = Counter "corelane_placement_failures_total" ["pool", "reason"]
         "Connections that could not be placed on any backend.";
+    SOURCE_STATE = Gauge "corelane_source_state" ["pool", "source", "state"]
+        "1 for the state the source is in, 0 for the others: cold, fresh, stale or failed.";
+    SOURCE_AGE = Gauge "corelane_source_age_seconds" ["pool", "source"]
+        "Time since the store was heard last; absent before the first time.";
+    SOURCE_MEMBERS = Gauge "corelane_source_members" ["pool", "source"]
+        "Backends of the source's set in force.";
+    SOURCE_REJECTED = Gauge "corelane_source_rejected" ["pool", "source"]
+        "Entries of the last reading that are no backends.";
+    SOURCE_HELD = Gauge "corelane_source_held" ["pool", "source"]
+        "Backends that are gone from the store, but held back as too many at once.";
+    SOURCE_EMPTY_KEPT = Gauge "corelane_source_empty_kept" ["pool", "source"]
+        "1 while the store says that there are no backends, and the last set stays in force, else 0.";
+    SOURCE_RESTORED = Gauge "corelane_source_restored" ["pool", "source"]
+        "1 while the set in force is one that an earlier run saved, else 0.";
+    SOURCE_READINGS = Counter "corelane_source_readings_total" ["pool", "source"]
+        "Whole sets read.";
+    SOURCE_FAILURES = Counter "corelane_source_failures_total" ["pool", "source", "reason"]
+        "Failed attempts to read or watch.";
+    SOURCE_CHANGES = Counter "corelane_source_changes_total" ["pool", "source"]
+        "Sets put in force.";
     BACKEND_STATE = Gauge "corelane_backend_state" ["pool", "backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     BACKEND_ACTIVE = Gauge "corelane_backend_connections_active" ["pool", "backend"]

@@ -24,6 +24,9 @@ use crate::admin::{Phase, Stage};
 use crate::config::BackendState;
 use crate::end::{AcceptError, End, Placement, Rejection};
 use crate::log::Logs;
+use crate::source::FailureCause;
+use crate::source::guard::State;
+use crate::source::view::SourceView;
 use crate::table::Table;
 
 /// Media type of the page.
@@ -40,6 +43,8 @@ pub struct Observed {
     pub table: watch::Receiver<Arc<Table>>,
     /// Whether the process drains.
     pub phase: Arc<Phase>,
+    /// Where backends come from.
+    pub sources: watch::Receiver<Arc<[SourceView]>>,
 }
 
 /// The page.
@@ -82,6 +87,7 @@ impl Collector for Cells {
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
+        sources(&mut page, &self.observed.sources.borrow().clone())?;
         backends(&mut page, &table)?;
         self.shards(&mut page, &table)?;
         self.logs(&mut page)?;
@@ -245,6 +251,45 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
         for end in End::ALL.iter().filter(|end| end.is_placement()) {
             let count = pool.cells.sum(|cell| &cell.failures[*end as usize]);
             failures.number(&[&pool.settings.name, end.label()], count)?;
+        }
+    }
+    Ok(())
+}
+
+fn sources(page: &mut Writing, sources: &[SourceView]) -> fmt::Result {
+    let mut states = page.family(&names::SOURCE_STATE)?;
+    for source in sources {
+        for state in State::ALL {
+            let labels = [&*source.pool, &*source.label, state.name()];
+            states.number(&labels, u64::from(source.state == state))?;
+        }
+    }
+    let mut ages = page.family(&names::SOURCE_AGE)?;
+    for source in sources {
+        if let Some(heard) = source.heard {
+            ages.number(&[&source.pool, &source.label], heard.elapsed().as_secs())?;
+        }
+    }
+    let numbers: [(&'static Family, fn(&SourceView) -> u64); 7] = [
+        (&names::SOURCE_MEMBERS, |source| source.members.unwrap_or(0) as u64),
+        (&names::SOURCE_REJECTED, |source| source.rejected.len() as u64),
+        (&names::SOURCE_HELD, |source| source.held as u64),
+        (&names::SOURCE_EMPTY_KEPT, |source| u64::from(source.empty_kept)),
+        (&names::SOURCE_RESTORED, |source| u64::from(source.restored)),
+        (&names::SOURCE_READINGS, |source| source.counts.readings),
+        (&names::SOURCE_CHANGES, |source| source.counts.publications),
+    ];
+    for (family, number) in numbers {
+        let mut series = page.family(family)?;
+        for source in sources {
+            series.number(&[&source.pool, &source.label], number(source))?;
+        }
+    }
+    let mut failures = page.family(&names::SOURCE_FAILURES)?;
+    for source in sources {
+        for cause in FailureCause::ALL {
+            let labels = [&*source.pool, &*source.label, cause.name()];
+            failures.number(&labels, source.counts.failures[cause as usize])?;
         }
     }
     Ok(())

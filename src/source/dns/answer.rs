@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use hickory_net::proto::op::{Message, MessageType, Query, ResponseCode};
+use hickory_net::proto::op::{Message, Query, ResponseCode};
 use hickory_net::proto::rr::rdata::SRV;
 use hickory_net::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 
@@ -67,12 +67,9 @@ impl NoAnswer {
     }
 }
 
-/// Reads a message as an answer to a question.
+/// Reads a response as an answer to a question.
 pub(super) fn read(question: &Query, message: &Message) -> Result<Said, NoAnswer> {
     let malformed = |why: &str| Err(NoAnswer::new(FailureCause::Malformed, why));
-    if message.metadata.message_type != MessageType::Response {
-        return malformed("a message that is no response");
-    }
     let code = message.metadata.response_code;
     if let Some(no_answer) = refused(code) {
         return Err(no_answer);
@@ -173,4 +170,112 @@ fn nothing(message: &Message) -> Option<Duration> {
 fn ttl(seconds: u32) -> Duration {
     let is_valid = seconds <= i32::MAX.unsigned_abs();
     Duration::from_secs(if is_valid { u64::from(seconds) } else { 0 })
+}
+
+#[cfg(test)]
+mod tests {
+    use hickory_net::proto::op::{MessageType, OpCode};
+    use hickory_net::proto::rr::rdata::{A, CNAME, SOA};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::from_ascii(text).unwrap()
+    }
+
+    fn question() -> Query {
+        Query::query(name("C2S.test."), RecordType::A)
+    }
+
+    fn message(code: ResponseCode, answers: Vec<Record>) -> Message {
+        let mut message = Message::new(1, MessageType::Response, OpCode::Query);
+        message.metadata.response_code = code;
+        message.add_query(question());
+        message.add_answers(answers);
+        message
+    }
+
+    fn address(at: &str, ttl: u32, last: u8) -> Record {
+        Record::from_rdata(name(at), ttl, RData::A(A::new(10, 0, 0, last)))
+    }
+
+    fn alias(at: &str, ttl: u32, to: &str) -> Record {
+        Record::from_rdata(name(at), ttl, RData::CNAME(CNAME(name(to))))
+    }
+
+    fn soa(ttl: u32, minimum: u32) -> Record {
+        let soa = SOA::new(name("ns.test."), name("admin.test."), 1, 1, 1, 1, minimum);
+        Record::from_rdata(name("test."), ttl, RData::SOA(soa))
+    }
+
+    fn seconds(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
+    fn the_shortest_time_to_live_of_the_chain_counts() {
+        let answers = vec![
+            alias("c2s.test.", 60, "a.test."),
+            address("b.test.", 300, 1),
+            alias("a.test.", 20, "b.test."),
+            address("b.test.", 200, 2),
+            address("not-asked-for.test.", 1, 3),
+        ];
+        let said = read(&question(), &message(ResponseCode::NoError, answers)).unwrap();
+        let Said::Records { data, ttl } = said else { panic!("{said:?}") };
+        assert_eq!((data.len(), ttl), (2, seconds(20)));
+        // The highest bit makes it 0.
+        for (sent, meant) in [(0, 0), (i32::MAX as u32, i32::MAX as u64), (1 << 31, 0)] {
+            let answers = vec![address("c2s.test.", sent, 1)];
+            let said = read(&question(), &message(ResponseCode::NoError, answers)).unwrap();
+            assert!(matches!(said, Said::Records { ttl, .. } if ttl == seconds(meant)), "{sent}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_believed_from_a_zone_only_and_for_as_long_as_it_says() {
+        for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
+            let mut denied = message(code, Vec::new());
+            assert!(read(&question(), &denied).unwrap_err().why.contains("no SOA"), "{code}");
+            denied.add_authority(soa(9, 5));
+            assert_eq!(read(&question(), &denied), Ok(Said::Nothing { ttl: seconds(5) }));
+            let mut behind_alias = message(code, vec![alias("c2s.test.", 3, "gone.test.")]);
+            behind_alias.add_authority(soa(9, 50));
+            assert_eq!(read(&question(), &behind_alias), Ok(Said::Nothing { ttl: seconds(3) }));
+        }
+    }
+
+    #[test]
+    fn a_chain_is_followed_as_far_as_the_message_goes() {
+        let link = |n: usize| alias(&format!("{n}.test."), 5, &format!("{}.test.", n + 1));
+        let mut answers = vec![alias("c2s.test.", 5, "1.test.")];
+        answers.extend((1..CHAIN_MAX).map(link));
+        let said = read(&question(), &message(ResponseCode::NoError, answers.clone())).unwrap();
+        let target = name(&format!("{CHAIN_MAX}.test."));
+        assert_eq!(said, Said::Alias { name: target, ttl: seconds(5), hops: CHAIN_MAX });
+        answers.push(link(CHAIN_MAX));
+        let no_answer = read(&question(), &message(ResponseCode::NoError, answers)).unwrap_err();
+        assert_eq!(no_answer.cause, FailureCause::Malformed);
+        let answers = vec![alias("c2s.test.", 5, "a.test."), alias("a.test.", 5, "c2s.test.")];
+        read(&question(), &message(ResponseCode::NoError, answers)).unwrap_err();
+    }
+
+    #[test]
+    fn what_is_no_answer() {
+        for (code, cause) in [
+            (ResponseCode::ServFail, FailureCause::Unavailable),
+            (ResponseCode::Refused, FailureCause::Denied),
+            (ResponseCode::NotImp, FailureCause::Unavailable),
+        ] {
+            // Whatever it holds.
+            let spoiled = message(code, vec![address("c2s.test.", 1, 1)]);
+            assert_eq!(read(&question(), &spoiled).unwrap_err().cause, cause, "{code}");
+        }
+        let mut other = message(ResponseCode::NoError, vec![address("c2s.test.", 1, 1)]);
+        other.queries = vec![Query::query(name("c2s.test."), RecordType::AAAA)];
+        assert_eq!(read(&question(), &other).unwrap_err().cause, FailureCause::Malformed);
+        let mut truncated = message(ResponseCode::NoError, vec![address("c2s.test.", 1, 1)]);
+        truncated.metadata.truncation = true;
+        assert_eq!(read(&question(), &truncated), Ok(Said::Truncated));
+    }
 }

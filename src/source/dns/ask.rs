@@ -127,10 +127,11 @@ impl Resolvers {
 
     async fn over_tcp(&self, resolver: SocketAddr, question: &Query) -> Result<Said, NoAnswer> {
         let timeout = self.plan.timeout;
+        // Owns the task that drives the connection: both end with this question.
         let provider = TokioRuntimeProvider::new();
         let asking = async {
             let exchange =
-                TcpClientStream::exchange(resolver, None, timeout, None, provider).await?;
+                TcpClientStream::exchange(resolver, None, timeout, None, provider.clone()).await?;
             exchange.send(self.request(question, true)).first_answer().await
         };
         match tokio::time::timeout(timeout, asking).await {

@@ -121,9 +121,10 @@ impl Resolvers {
             return Err(malformed(format!("{name}: {count} SRV records, {TARGETS_MAX} at most")));
         }
         // Many records may point to one target, which is asked for once.
-        let targets: BTreeSet<&Name> = services.iter().map(|service| &service.target).collect();
-        let asked: BTreeMap<&Name, Part> = stream::iter(targets)
-            .map(|target| async move { Ok((target, self.addresses(target).await?)) })
+        let targets: BTreeSet<Name> =
+            services.iter().map(|service| service.target.clone()).collect();
+        let asked: BTreeMap<Name, Part> = stream::iter(targets)
+            .map(|target| self.target(target))
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await?;
@@ -139,6 +140,11 @@ impl Resolvers {
             }
         }
         found(members, rejected, ttl)
+    }
+
+    async fn target(&self, name: Name) -> Result<(Name, Part), Failure> {
+        let part = self.addresses(&name).await?;
+        Ok((name, part))
     }
 
     /// The answer of the first candidate that has one. A candidate that is not answered ends the
