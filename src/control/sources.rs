@@ -12,7 +12,7 @@ use crate::config::{self, SourceKind};
 use crate::source::guard::{Event, Guard, Rules};
 use crate::source::saved::{self, Origin, RestoreError, Saved};
 use crate::source::view::{Counts, SourceView};
-use crate::source::{Desk, Member, Report, Timings, consul, dns, etcd, merge, redis};
+use crate::source::{Desk, Member, Report, Timings, consul, dns, etcd, file, merge, redis};
 
 /// Reports that may wait; a watcher that has more waits too.
 const REPORTS_MAX: usize = 64;
@@ -374,7 +374,7 @@ fn watch(settings: &config::Source, desk: Desk) -> tokio::task::JoinHandle<()> {
     match settings.kind.clone() {
         // Never started, see `is_watched`.
         SourceKind::Static(_) => tokio::spawn(async {}),
-        SourceKind::File { path: _ } => tokio::spawn(async {}),
+        SourceKind::File { path } => tokio::spawn(file::watch(path, timings, desk)),
         SourceKind::Redis(redis) => tokio::spawn(redis::watch(redis, timings, desk)),
         SourceKind::Etcd(etcd) => tokio::spawn(etcd::watch(etcd, timings, desk)),
         SourceKind::Consul(consul) => tokio::spawn(consul::watch(consul, timings, desk)),

@@ -31,9 +31,16 @@ impl Backend {
 
     /// Every connection gets `name` and a newline, then an echo of everything; FIN for FIN.
     pub fn echo(name: &str) -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        Backend::serve(TcpListener::bind("127.0.0.1:0").unwrap(), format!("{name}\n"))
+    }
+
+    /// As [`Backend::echo`], at this address, which is its name.
+    pub fn echo_at(address: SocketAddr) -> SocketAddr {
+        Backend::serve(TcpListener::bind(address).unwrap(), format!("{address}\n"))
+    }
+
+    fn serve(listener: TcpListener, greeting: String) -> SocketAddr {
         let address = listener.local_addr().unwrap();
-        let greeting = format!("{name}\n");
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let greeting = greeting.clone();
