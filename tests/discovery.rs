@@ -183,8 +183,8 @@ fn gateway(store: &dyn Store, state: &Directory) -> Gateway {
     let toml = frame_config(&[], "", "")
         .replace("backends = []\n", "")
         .replace("[runtime]", &format!("[runtime]\nstate_dir = \"{}\"", state.path().display()));
-    let damped =
-        "settle = \"50ms\"\nmax_removal = \"100%\"\ntimeout = \"1s\"\nstale_after = \"2s\"";
+    let damped = "settle = \"50ms\"\nmax_removal = \"100%\"\nstale_after = \"2s\"";
+    let timeout = if source.contains("\"file\"") { "" } else { "timeout = \"1s\"\n" };
     Gateway::start(&format!("{toml}[pool.c2s.source]\n{source}\n{damped}\n{timeout}"))
 }
 
