@@ -31,7 +31,7 @@ pub use source::{
     SourceKind, StoreTls,
 };
 
-use crate::balance::Algorithm;
+use crate::balance::{Algorithm, Factor};
 use crate::frame::FrameRules;
 
 /// Everything one process runs with.
@@ -215,6 +215,8 @@ pub struct Pool {
     pub balance: Algorithm,
     /// Keyed algorithms: what happens when the key's own backend is marked down.
     pub on_down: OnDown,
+    /// Keyed algorithms: how far over its fair share of live sessions a backend may be.
+    pub bounded_load: Option<Factor>,
     /// Deadline of one connection attempt.
     pub connect_timeout: Duration,
     /// Other backends tried after the first.

@@ -3,10 +3,12 @@
 //! The control plane builds it; shards swap their `Arc` when a new one arrives. What must outlive a
 //! version (counters, live sessions) hangs on a pool's or backend's identity and is carried over.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Weak};
 
-use crate::balance::Balance;
+use crate::balance::{Balance, Bound, Entry};
 use crate::config;
 use crate::metrics::{BackendCells, PerShard, PoolCells};
 
@@ -28,10 +30,34 @@ pub struct Pool {
     pub settings: config::Pool,
     /// The prepared algorithm.
     pub balance: Balance,
+    /// `bounded_load` with the shares of this version's ready backends.
+    pub bound: Option<Bound>,
     /// In declared order: an index from `balance` is an index here.
     pub backends: Vec<Arc<Backend>>,
     /// Counters of the pool's identity.
     pub cells: Arc<PerShard<PoolCells>>,
+    /// Sessions open now on all backends the pool ever had.
+    live: Arc<AtomicU32>,
+    positions: Arc<Positions>,
+    /// Backends of earlier versions that still have sessions: one that comes back finds its counts.
+    gone: Vec<(config::Address, Weak<BackendShared>)>,
+}
+
+/// Where each identity is in `backends`. Versions with the same backends in the same order share
+/// one, so that whoever follows from version to version sees at a glance that nothing moved.
+#[derive(Debug, PartialEq, Eq)]
+struct Positions(HashMap<usize, usize>);
+
+impl Positions {
+    fn of(backends: &[Arc<Backend>]) -> Positions {
+        let all = backends.iter().enumerate();
+        Positions(all.map(|(index, backend)| (Positions::key(backend), index)).collect())
+    }
+
+    /// The address of what is shared: no two that are held have the same.
+    fn key(backend: &Backend) -> usize {
+        Arc::as_ptr(&backend.shared).addr()
+    }
 }
 
 /// A backend's identity: its address within a pool.
@@ -57,6 +83,25 @@ pub struct BackendShared {
     pub live: AtomicU32,
     /// Counters.
     pub cells: PerShard<BackendCells>,
+    pool_live: Arc<AtomicU32>,
+}
+
+impl BackendShared {
+    fn new(shards: usize, pool_live: Arc<AtomicU32>) -> BackendShared {
+        BackendShared { live: AtomicU32::new(0), cells: PerShard::new(shards), pool_live }
+    }
+
+    /// A session is placed here.
+    pub fn opened(&self) {
+        self.live.fetch_add(1, Relaxed);
+        self.pool_live.fetch_add(1, Relaxed);
+    }
+
+    /// A session that was placed here has ended, or could not be connected.
+    pub fn closed(&self) {
+        self.live.fetch_sub(1, Relaxed);
+        self.pool_live.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Table {
@@ -67,10 +112,20 @@ impl Table {
     }
 
     /// The next version of the same pools and backends: all of it built anew as after a change,
-    /// except the identities, whose counts carry on.
+    /// except the identities, whose counts carry on, and what algorithms prepared.
     pub fn successor(&self) -> Table {
-        let pools = self.pools.iter().map(|pool| Arc::new(pool.successor())).collect();
-        Table { version: self.version + 1, pools }
+        let pools = self.pools.iter().map(|pool| Arc::new(pool.successor(&pool.settings)));
+        Table { version: self.version + 1, pools: pools.collect() }
+    }
+
+    /// The next version, of these pools: one of a known name, and in it a backend of a known
+    /// address, keeps its identity.
+    pub fn changed(&self, pools: &[config::Pool], shards: usize) -> Table {
+        let pool = |settings: &config::Pool| match self.pool(&settings.name) {
+            Some((_, old)) => Arc::new(old.changed(settings, shards)),
+            None => Arc::new(Pool::new(settings, shards)),
+        };
+        Table { version: self.version + 1, pools: pools.iter().map(pool).collect() }
     }
 
     /// The pool of this name and its index.
@@ -82,37 +137,130 @@ impl Table {
 impl Pool {
     /// The index of a backend, by identity.
     pub fn position(&self, backend: &Backend) -> Option<usize> {
-        self.backends.iter().position(|known| Arc::ptr_eq(&known.shared, &backend.shared))
+        self.positions.0.get(&Positions::key(backend)).copied()
+    }
+
+    /// Whether another version of this pool has the same backends in the same order; `false` may be
+    /// a mistake, `true` never is.
+    pub fn has_positions_of(&self, other: &Pool) -> bool {
+        Arc::ptr_eq(&self.positions, &other.positions)
+    }
+
+    /// Sessions open now, on all shards and on all backends the pool ever had.
+    pub fn live(&self) -> u32 {
+        self.live.load(Relaxed)
     }
 
     fn new(settings: &config::Pool, shards: usize) -> Pool {
+        let live = Arc::new(AtomicU32::new(0));
         let fresh = |backend: &config::Backend| {
-            let shared = BackendShared { live: AtomicU32::new(0), cells: PerShard::new(shards) };
-            Backend::new(backend, Arc::new(shared))
+            Backend::new(backend, Arc::new(BackendShared::new(shards, live.clone())))
         };
-        let backends = settings.backends.iter().map(fresh).map(Arc::new).collect();
-        Pool::build(settings, backends, Arc::new(PerShard::new(shards)))
+        let backends: Vec<_> = settings.backends.iter().map(fresh).map(Arc::new).collect();
+        let entries = entries(&backends);
+        let moves_on = settings.on_down == config::OnDown::Next;
+        let balance = Balance::prepare(settings.balance, &entries, moves_on);
+        let positions = Arc::new(Positions::of(&backends));
+        let cells = Arc::new(PerShard::new(shards));
+        Pool::build(settings, Parts { balance, backends, cells, live, positions })
     }
 
-    fn successor(&self) -> Pool {
-        let backends = self.settings.backends.iter().zip(&self.backends);
+    /// The next version with these settings, which name the same backends in the same order.
+    fn successor(&self, settings: &config::Pool) -> Pool {
+        let backends = settings.backends.iter().zip(&self.backends);
         let backends = backends.map(|(backend, old)| Backend::new(backend, old.shared.clone()));
-        Pool::build(&self.settings, backends.map(Arc::new).collect(), self.cells.clone())
+        let gone = self.gone.clone();
+        Pool { gone, ..self.followed_by(settings, backends.map(Arc::new).collect()) }
     }
 
-    fn build(
-        settings: &config::Pool,
-        backends: Vec<Arc<Backend>>,
-        cells: Arc<PerShard<PoolCells>>,
-    ) -> Pool {
+    fn changed(&self, settings: &config::Pool, shards: usize) -> Pool {
+        let gone =
+            self.gone.iter().filter_map(|(address, shared)| Some((address, shared.upgrade()?)));
+        let here = self.backends.iter().map(|backend| (&backend.address, backend.shared.clone()));
+        let mut known: HashMap<&config::Address, Arc<BackendShared>> = gone.chain(here).collect();
+        let kept = |backend: &config::Backend| {
+            let fresh = || Arc::new(BackendShared::new(shards, self.live.clone()));
+            let shared = known.remove(&backend.address).unwrap_or_else(fresh);
+            Arc::new(Backend::new(backend, shared))
+        };
+        let backends = settings.backends.iter().map(kept).collect();
+        let gone =
+            known.into_iter().map(|(address, shared)| (address.clone(), Arc::downgrade(&shared)));
+        let gone = gone.collect();
+        Pool { gone, ..self.followed_by(settings, backends) }
+    }
+
+    /// What was prepared is used again as far as it is of the same backends.
+    fn followed_by(&self, settings: &config::Pool, backends: Vec<Arc<Backend>>) -> Pool {
+        let same = |alike: fn(&Backend, &Backend) -> bool| {
+            let mut pairs = self.backends.iter().zip(&backends);
+            self.backends.len() == backends.len() && pairs.all(|(old, new)| alike(old, new))
+        };
+        let in_place = same(|old, new| Arc::ptr_eq(&old.shared, &new.shared));
+        let positions = match in_place {
+            true => self.positions.clone(),
+            false => Arc::new(Positions::of(&backends)),
+        };
+        let entries = entries(&backends);
+        let moves_on = settings.on_down == config::OnDown::Next;
+        let alike = self.settings.balance == settings.balance
+            && same(|old, new| old.address == new.address && old.weight == new.weight);
+        let stands = self.settings.on_down == settings.on_down
+            && same(|old, new| is_ready(old) == is_ready(new));
+        let balance = match (alike, stands) {
+            (true, true) => self.balance.clone(),
+            (true, false) => self.balance.with_states(&entries, moves_on),
+            (false, _) => Balance::prepare(settings.balance, &entries, moves_on),
+        };
+        let (cells, live) = (self.cells.clone(), self.live.clone());
+        Pool::build(settings, Parts { balance, backends, cells, live, positions })
+    }
+
+    fn build(settings: &config::Pool, parts: Parts) -> Pool {
+        let Parts { balance, backends, cells, live, positions } = parts;
+        if balance.lowered() {
+            let (pool, algorithm) = (&*settings.name, settings.balance.name());
+            tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
+        }
+        let weight = |backend: &Arc<Backend>| if is_ready(backend) { backend.weight } else { 0 };
+        let bound = settings.bounded_load;
+        let bound = bound.map(|factor| Bound::new(factor, backends.iter().map(weight)));
         Pool {
             label: settings.name.as_str().into(),
             settings: settings.clone(),
-            balance: Balance::prepare(settings.balance),
+            balance,
+            bound,
             backends,
             cells,
+            live,
+            positions,
+            gone: Vec::new(),
         }
     }
+}
+
+/// What a pool is built of, besides its settings.
+struct Parts {
+    balance: Balance,
+    backends: Vec<Arc<Backend>>,
+    cells: Arc<PerShard<PoolCells>>,
+    live: Arc<AtomicU32>,
+    positions: Arc<Positions>,
+}
+
+fn entries(backends: &[Arc<Backend>]) -> Vec<Entry<'_>> {
+    backends
+        .iter()
+        .map(|backend| Entry {
+            id: &backend.label,
+            weight: backend.weight,
+            ready: is_ready(backend),
+        })
+        .collect()
+}
+
+fn is_ready(backend: &Backend) -> bool {
+    backend.state == config::BackendState::Ready
 }
 
 impl Backend {
@@ -151,6 +299,7 @@ impl Table {
             socket,
             proxy_out: false,
             source_addresses: Vec::new(),
+            bounded_load: None,
             backends: addresses.iter().map(backend).collect(),
         };
         change(&mut pool);
@@ -161,6 +310,10 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn tcp(ports: impl Iterator<Item = u16>) -> Vec<config::Address> {
+        ports.map(|port| config::Address::Tcp(([127, 0, 0, 1], port).into())).collect()
+    }
 
     #[test]
     fn a_successor_is_built_anew_around_the_same_identities() {

@@ -11,7 +11,7 @@ use serde::de::MapAccess;
 
 use super::fault::Problem;
 use super::limits;
-use super::quantity::{ByteCount, Count, ShortDuration};
+use super::quantity::{ByteCount, Count, Ratio, ShortDuration};
 use super::shape::{Entries, Scalar, Shape, Slot, table_shapes};
 use super::value::{
     Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
@@ -199,6 +199,10 @@ pub struct Pool {
     /// Keyed algorithms: what happens when the key's own backend is marked down.
     #[schemars(extend("default" = "reject"))]
     pub on_down: Slot<OneOf<OnDown>>,
+    /// Keyed algorithms: a backend with more than this times its fair share of live sessions is
+    /// passed over. Without it there is no bound.
+    #[schemars(transform = limits::BOUNDED_LOAD.describe())]
+    pub bounded_load: Slot<Ratio>,
     /// Deadline of one connection attempt.
     #[schemars(transform = limits::CONNECT_TIMEOUT.describe())]
     pub connect_timeout: Slot<Duration>,
@@ -270,7 +274,9 @@ impl Shape for Backend {
     fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
         match scalar {
             Scalar::Text(_) => Address::from_scalar(scalar).map(Backend::Address),
-            Scalar::Integer(_) | Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
+            Scalar::Integer(_) | Scalar::Float(_) | Scalar::Other => {
+                Err(Problem::wrong_type(Self::EXPECTED))
+            }
         }
     }
 
