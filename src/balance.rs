@@ -102,8 +102,8 @@ enum Kind {
     P2c(Arc<Shares>),
 }
 
-/// A structure of every backend, which says where keys are at home; and one of those that are ready,
-/// if that makes a difference to where keys go.
+/// A structure of every backend, which says where keys are at home; and one of those that are
+/// ready, if that makes a difference to where keys go.
 #[derive(Debug)]
 struct Both<T> {
     all: Arc<T>,
@@ -127,12 +127,12 @@ impl<T> Both<T> {
 }
 
 impl Balance {
-    /// Prepares an algorithm for these backends, in declared order. `moves_on` says that the keys of
-    /// a backend that is not ready go to others; otherwise they go nowhere, and nobody else's keys
-    /// move either.
+    /// Prepares an algorithm for these backends, in declared order. `moves_on` says that the keys
+    /// of a backend that is not ready go to others; otherwise they go nowhere, and nobody else's
+    /// keys move either.
     ///
-    /// Weights for which the structure would be larger than [`Algorithm::excess`] allows are divided
-    /// until it is not, the same way everywhere; [`Balance::lowered`] says so.
+    /// Weights for which the structure would be larger than [`Algorithm::excess`] allows are
+    /// divided until it is not, the same way everywhere; [`Balance::lowered`] says so.
     pub fn prepare(algorithm: Algorithm, entries: &[Entry<'_>], moves_on: bool) -> Balance {
         let (weights, lowered) = algorithm.fitted(entries);
         let kind = match algorithm {
@@ -198,6 +198,17 @@ impl Balance {
     /// Whether weights were divided to bound the structure's size.
     pub fn lowered(&self) -> bool {
         self.lowered
+    }
+
+    /// Whether a structure was not built twice for these two: each kind that has one says so.
+    #[cfg(test)]
+    pub fn shares_with(&self, other: &Balance) -> bool {
+        match (&self.kind, &other.kind) {
+            (Kind::Ketama(a), Kind::Ketama(b)) | (Kind::RestyChash(a), Kind::RestyChash(b)) => {
+                Arc::ptr_eq(&a.all, &b.all)
+            }
+            _ => false,
+        }
     }
 
     /// Whether this was prepared for backends of which some are not ready, in a way that may move

@@ -109,7 +109,8 @@ pub fn route(
     Ok(())
 }
 
-/// The pool that a listener would look for this key's backend in; `None` if it would refuse the key.
+/// The pool in which a listener would look for this key's backend; `None` if it would refuse the
+/// key.
 pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
     match &listener.protocol {
         Protocol::Tcp { .. } => Some(listener.pool),
@@ -398,7 +399,8 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// Text stays text; what is no text, or would not be seen, is escaped.
-struct Escaped<'b>(&'b [u8]);
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'b>(pub &'b [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -331,4 +331,70 @@ mod tests {
         }
         assert_eq!(new.backends[1].weight, 7);
     }
+
+    fn ports(pools: &[config::Pool], ports: &[u16]) -> Vec<config::Pool> {
+        let mut pool = pools[0].clone();
+        let sample = pool.backends[0].clone();
+        let backend = |address| config::Backend { address, ..sample.clone() };
+        pool.backends = tcp(ports.iter().copied()).into_iter().map(backend).collect();
+        vec![pool]
+    }
+
+    #[test]
+    fn a_changed_set_keeps_the_identities_that_stay_and_those_that_come_back() {
+        let first = Table::sample(&tcp(1..5), |_| {});
+        let settings = vec![first.pools[0].settings.clone()];
+        let leaving = first.pools[0].backends[1].clone();
+        leaving.shared.opened();
+        let second = first.changed(&ports(&settings, &[4, 1, 9]), 1);
+        let (old, new) = (&first.pools[0], &second.pools[0]);
+        assert!(!new.has_positions_of(old));
+        let found: Vec<_> = old.backends.iter().map(|backend| new.position(backend)).collect();
+        assert_eq!(found, [Some(1), None, None, Some(0)]);
+        assert_eq!((new.live(), new.backends.len()), (1, 3), "its session is still the pool's");
+
+        // A session holds on to it: when its address comes back, so do its counts.
+        drop(first);
+        let third = second.changed(&ports(&settings, &[4, 2]), 1);
+        assert_eq!(third.pools[0].position(&leaving), Some(1));
+        assert_eq!(third.pools[0].backends[1].shared.live.load(Relaxed), 1);
+        leaving.shared.closed();
+        assert_eq!(third.pools[0].live(), 0);
+        // Nobody holds on to it: forgotten.
+        drop((second, leaving));
+        let fourth = third.changed(&ports(&settings, &[4]), 1);
+        drop(third);
+        let fifth = fourth.changed(&ports(&settings, &[4]), 1);
+        let fifth = fifth.changed(&ports(&settings, &[4]), 1);
+        assert!(fifth.pools[0].gone.iter().all(|(_, shared)| shared.upgrade().is_none()));
+    }
+
+    #[test]
+    fn what_was_prepared_is_used_again_while_backends_are_the_same() {
+        use crate::balance::Algorithm;
+        let first = Table::sample(&tcp(1..4), |pool| {
+            pool.balance = Algorithm::Ketama;
+            pool.on_down = config::OnDown::Next;
+        });
+        let settings = vec![first.pools[0].settings.clone()];
+        let shares = |a: &Table, b: &Table| a.pools[0].balance.shares_with(&b.pools[0].balance);
+        assert!(shares(&first, &first.successor()));
+        assert!(shares(&first, &first.changed(&settings, 1)));
+        let mut down = settings.clone();
+        down[0].backends[1].state = config::BackendState::Down;
+        let second = first.changed(&down, 1);
+        assert!(shares(&first, &second), "another state, the same ring");
+        let key = (0..).map(|n: u32| n.to_string().into_bytes());
+        let mut homeless = key.filter(|key| second.pools[0].balance.home(key) == Some(1));
+        let key = homeless.next().expect("a key of the second backend");
+        let standing = crate::movement::Standing::of_table(&second.pools[0]);
+        assert_ne!(standing.place(&key), Ok(1), "its keys move on");
+        let mut heavier = settings.clone();
+        heavier[0].backends[1].weight = 2;
+        assert!(!shares(&first, &first.changed(&heavier, 1)));
+        assert!(!shares(&first, &first.changed(&ports(&settings, &[1, 2, 4]), 1)));
+        let mut other = settings;
+        other[0].balance = Algorithm::RestyChash;
+        assert!(!shares(&first, &first.changed(&other, 1)));
+    }
 }

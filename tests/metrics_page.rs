@@ -129,6 +129,7 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         socket,
         proxy_out: false,
         source_addresses: Vec::new(),
+        bounded_load: None,
         backends: backends.iter().map(backend).collect(),
     }
 }

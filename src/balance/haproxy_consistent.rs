@@ -69,4 +69,20 @@ mod tests {
     fn avalanche_matches_its_reference() {
         assert_eq!((avalanche(0), avalanche(1)), (0xab4e_d927, 0x3486_81b6));
     }
+
+    /// What HAProxy answers with `hash-type consistent crc32`: the same ring, another function.
+    #[test]
+    fn the_ring_equals_haproxys_for_another_function_too() {
+        let ring = ring(&[2, 1, 3]);
+        let vectors = include_str!("../../tests/hash_vectors.tsv").lines();
+        let rows: Vec<Vec<&str>> = vectors
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split('\t').collect())
+            .collect();
+        assert_eq!(rows.len(), 135);
+        for row in rows {
+            let point = ring.nearest(crc32fast::hash(row[0].as_bytes())).unwrap();
+            assert_eq!(ring.backend(point).unwrap().to_string(), row[10], "{row:?}");
+        }
+    }
 }

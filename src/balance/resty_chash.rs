@@ -61,7 +61,7 @@ mod tests {
         let ring = servers([2, 2, 1]);
         let index = point(b"foo", &ring).unwrap();
         assert_eq!((ring.backend(index), index), (Some(0), 434));
-        assert_eq!(ring.backend((index + 100) % ring.len()), Some(0));
+        assert_eq!(ring.backend((index + 100) % ring.len()), Some(1));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub(super) struct Turn {
     /// The backend taken last; meaningless before the first pick.
     pub(super) last: usize,
     /// The weight to be reached; 0 before the first pick.
-    bar: u32,
+    pub(super) bar: u32,
 }
 
 impl Steps {
