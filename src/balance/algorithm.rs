@@ -114,17 +114,17 @@ impl Algorithm {
         let excess = |what, found, most| (found > most).then_some(Excess { what, found, most });
         match self {
             Algorithm::Ketama | Algorithm::RestyChash => {
-                excess("points", sum * ketama::POINTS_PER_WEIGHT, POINTS_MAX)
+                excess("points of the ring", sum * ketama::POINTS_PER_WEIGHT, POINTS_MAX)
             }
             Algorithm::HaproxyConsistent => {
                 let most = u64::from(weights.iter().copied().max().unwrap_or(0));
                 let each = u64::from(haproxy_consistent::POINTS_PER_WEIGHT);
                 excess("the largest weight", most, haproxy_consistent::WEIGHT_MAX.into())
-                    .or_else(|| excess("points", sum * each, POINTS_MAX))
+                    .or_else(|| excess("points of the ring", sum * each, POINTS_MAX))
             }
             Algorithm::HaproxyMap => {
                 let divisor = u64::from(common_divisor(weights));
-                excess("slots", sum / divisor, haproxy_map::SLOTS_MAX)
+                excess("slots of the table", sum / divisor, haproxy_map::SLOTS_MAX)
             }
             _ => None,
         }

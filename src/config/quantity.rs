@@ -106,7 +106,7 @@ impl Shape for Ratio {
 
     fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
         let number = match scalar {
-            Scalar::Float(number) => number,
+            Scalar::Float(number) if !number.is_nan() => number,
             // Far beyond any range where a float is not exact.
             Scalar::Integer(integer) => integer as f64,
             Scalar::Text(text) => {
@@ -114,11 +114,13 @@ impl Shape for Ratio {
                 return Err(Problem::wrong_type("a number without quotes")
                     .near(number.map(|number| number.to_string())));
             }
-            Scalar::Other => return Err(Problem::wrong_type(Self::EXPECTED)),
+            Scalar::Float(_) | Scalar::Other => {
+                return Err(Problem::wrong_type(Self::EXPECTED));
+            }
         };
         let hundredths = (number * 100.0).round();
-        // The conversion saturates: what is negative becomes 0, what is no number too.
-        if (number * 100.0 - hundredths).abs() < 1e-6 || !number.is_finite() {
+        // The conversion saturates: what is negative becomes 0.
+        if (number * 100.0 - hundredths).abs() < 1e-6 || number.is_infinite() {
             return Ok(Ratio(hundredths as u32));
         }
         Err(Problem::new("more than two decimals", Self::EXPECTED)

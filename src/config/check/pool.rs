@@ -257,7 +257,7 @@ impl Checker<'_> {
             self.warn(path, Problem::new(what, valid));
         }
         if let Some(Excess { what, found, most }) = balance.excess(&weights) {
-            let what = format!("{what} that {} makes of these weights: {found}", balance.name());
+            let what = format!("too much for {}: {what}: {found}", balance.name());
             let valid = format!("at most {most}: smaller weights, or another balance");
             self.relation(path, Problem::new(what, valid).without_found());
         }
