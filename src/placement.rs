@@ -377,4 +377,122 @@ mod tests {
         let mut search = Search::new(&table.pools[0], 0, b"a", Placement::Home);
         assert_eq!(search.next(&mut PoolMemory::new(0, 0), 0), Err(End::PoolEmpty));
     }
+
+    fn tcp_table(count: u16, change: impl FnOnce(&mut config::Pool)) -> Table {
+        let address = |port| config::Address::Tcp(([127, 0, 0, 1], port).into());
+        let addresses: Vec<_> = (1..=count).map(address).collect();
+        Table::sample(&addresses, change)
+    }
+
+    /// The first key with this home, and this owner while states are what they are.
+    fn key_of(table: &Table, home: usize, is_owner: impl Fn(usize) -> bool) -> Vec<u8> {
+        let standing = crate::movement::Standing::of_table(&table.pools[0]);
+        let fits = |key: &Vec<u8>| {
+            table.pools[0].balance.home(key) == Some(home)
+                && standing.place(key).is_ok_and(&is_owner)
+        };
+        (0..).map(|n: u32| n.to_string().into_bytes()).find(fits).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_key_that_moves_because_another_is_down_says_so() {
+        let map = |on_down| {
+            tcp_table(4, |pool| {
+                pool.balance = crate::balance::Algorithm::HaproxyMap;
+                pool.backends[3].state = DOWN;
+                pool.on_down = on_down;
+            })
+        };
+        let mut memory = PoolMemory::new(4, 0);
+        let next = map(OnDown::Next);
+        let key = key_of(&next, 0, |owner| owner != 0);
+        let mut search = Search::new(&next.pools[0], 0, &key, Placement::Home);
+        let placed = search.next(&mut memory, 0);
+        assert!(placed.is_ok_and(|choice| choice.placement == Placement::Reshuffled));
+        let stays = key_of(&next, 1, |owner| owner == 1);
+        let mut search = Search::new(&next.pools[0], 0, &stays, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(1, Placement::Home));
+        // Where keys of a backend that is down are rejected, nobody else's move.
+        let reject = map(OnDown::Reject);
+        let mut search = Search::new(&reject.pools[0], 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+    }
+
+    #[test]
+    fn the_owner_of_a_key_whose_home_is_down_may_fail_too() {
+        let table = table(&[DOWN, UP, UP], |pool| pool.on_down = OnDown::Next);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        memory.failing_until[1] = 20;
+        let mut search = Search::new(&table.pools[0], 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendFailing));
+    }
+
+    #[test]
+    fn an_overloaded_home_is_passed_over_and_costs_no_retry() {
+        let bounded = table(&[UP, UP, UP], |pool| {
+            pool.bounded_load = Some(crate::balance::Factor(125));
+            pool.retries = 0;
+        });
+        let pool = &bounded.pools[0];
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut next = || Search::new(pool, 0, &key, Placement::Home).next(&mut memory, 0);
+        // Of 12 sessions and one more, times 1.25, 17 slots: the first third is 5.
+        let open = |index: usize, count: usize| {
+            (0..count).for_each(|_| pool.backends[index].shared.opened());
+        };
+        [4, 4, 4].into_iter().enumerate().for_each(|(index, count)| open(index, count));
+        assert_eq!(next(), choice(0, Placement::Home));
+        open(0, 1);
+        // 5 of 13: 14 times 1.25 is 18 slots, 6 each.
+        assert_eq!(next(), choice(0, Placement::Home));
+        open(0, 2);
+        assert_eq!(next(), choice(1, Placement::Overloaded));
+        open(1, 2);
+        // 17 sessions, 23 slots: 7, 8 and 8.
+        assert_eq!(next(), choice(1, Placement::Overloaded));
+        open(1, 4);
+        assert_eq!(next(), choice(2, Placement::Overloaded));
+        pool.backends[0].shared.closed();
+        assert_eq!(next(), choice(0, Placement::Home));
+    }
+
+    #[test]
+    fn a_bound_that_nobody_meets_is_no_reason_to_refuse() {
+        let table = table(&[UP, DOWN, UP], |pool| {
+            pool.bounded_load = Some(crate::balance::Factor(101));
+            pool.retries = 1;
+        });
+        let pool = &table.pools[0];
+        (0..9).for_each(|_| pool.backends[0].shared.opened());
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        memory.failing_until[2] = 20;
+        let mut search = Search::new(pool, 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+        // After a failure the bound counts as well, as long as somebody meets it.
+        assert_eq!(search.failed(End::ConnectRefused), Ok(()));
+        assert_eq!(search.next(&mut memory, 20), choice(2, Placement::Retry));
+    }
+
+    #[test]
+    fn memory_follows_backends_and_costs_nothing_while_they_stay() {
+        let first = tcp_table(4, |pool| pool.balance = crate::balance::Algorithm::RoundRobin);
+        let mut memory = PoolMemory::new(4, 9);
+        memory.failing_until = vec![0, 7, 0, 9];
+        memory.pick.current = vec![1, -2, 3, -4];
+        let at = memory.pick.current.as_ptr();
+        let second = first.successor();
+        let memory = memory.carried(&first.pools[0], &second.pools[0]);
+        assert_eq!(memory.pick.current.as_ptr(), at, "moved, not copied");
+
+        let mut settings = second.pools[0].settings.clone();
+        settings.backends.swap(0, 3);
+        settings.backends.remove(1);
+        let address = config::Address::Tcp(([127, 0, 0, 1], 77).into());
+        settings.backends.push(config::Backend { address, ..settings.backends[0].clone() });
+        let third = second.changed(&[settings], 1);
+        let memory = memory.carried(&second.pools[0], &third.pools[0]);
+        assert_eq!(memory.failing_until, [9, 0, 0, 0]);
+        assert_eq!(memory.pick.current, [-4, 3, 1, 0]);
+        assert_eq!(memory.pick.random, 9);
+    }
 }
