@@ -450,7 +450,9 @@ mod tests {
         open(1, 2);
         // 17 sessions, 23 slots: 7, 8 and 8.
         assert_eq!(next(), choice(1, Placement::Overloaded));
-        open(1, 4);
+        open(0, 4);
+        open(1, 6);
+        // 27 sessions, 35 slots: 11, 12 and 12.
         assert_eq!(next(), choice(2, Placement::Overloaded));
         pool.backends[0].shared.closed();
         assert_eq!(next(), choice(0, Placement::Home));
