@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-use corelane::balance::{Algorithm, Balance, Candidates, PickState};
+use corelane::balance::{Algorithm, Balance, Candidates, Entry, PickState};
 use criterion::{Criterion, criterion_group, criterion_main};
 
 const SEED: u64 = 20_250_601;
@@ -45,8 +45,16 @@ fn picks(criterion: &mut Criterion) {
     for count in [3, 3_000] {
         let mut group = criterion.benchmark_group(format!("pick of {count}"));
         let among = Backends::new(count);
+        let ids: Vec<String> =
+            (0..count).map(|i| format!("10.0.{}.{}:1", i / 256, i % 256)).collect();
+        let entry = |index: usize| Entry {
+            id: &ids[index],
+            weight: among.weight(index),
+            ready: among.usable(index),
+        };
+        let entries: Vec<Entry<'_>> = (0..count).map(entry).collect();
         for (name, algorithm) in Algorithm::NAMES {
-            let balance = Balance::prepare(*algorithm);
+            let balance = Balance::prepare(*algorithm, &entries, true);
             let mut state = PickState::new(count, SEED);
             group.bench_function(*name, |bencher| {
                 bencher.iter(|| balance.pick(black_box(b"868120212345678"), &mut state, &among));

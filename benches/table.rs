@@ -12,7 +12,7 @@ use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 const BACKENDS: u16 = 3_000;
 const SHARDS: usize = 4;
 
-fn pool() -> Pool {
+fn pool(balance: Algorithm) -> Pool {
     let backend = |index: u16| {
         let [high, low] = index.to_be_bytes();
         let address = Address::Tcp(([10, 0, high, low], 1000).into());
@@ -20,7 +20,7 @@ fn pool() -> Pool {
     };
     Pool {
         name: "c2s".into(),
-        balance: Algorithm::Crc32Mod,
+        balance,
         on_down: OnDown::Next,
         connect_timeout: Duration::from_secs(1),
         retries: 1,
@@ -33,26 +33,49 @@ fn pool() -> Pool {
         on_remove: OnRemove::Keep,
         close_rate: 200,
         sources: Vec::new(),
+        bounded_load: None,
         backends: (0..BACKENDS).map(backend).collect(),
     }
 }
 
 fn build(criterion: &mut Criterion) {
-    let layout = Layout::of_pools(vec![pool()]);
-    criterion.bench_function("build a table of 3,000 backends", |bencher| {
-        // Dropping it is not part of building it.
-        bencher.iter_batched(
-            || (),
-            |()| Table::first(black_box(&layout), SHARDS),
-            BatchSize::PerIteration,
-        );
-    });
+    let mut group = criterion.benchmark_group("build a table of 3,000 backends");
+    // Rings of half a million points take a while.
+    group.sample_size(20);
+    for (name, algorithm) in Algorithm::NAMES {
+        let pools = Layout::of_pools(vec![pool(*algorithm)]);
+        group.bench_function(*name, |bencher| {
+            // Dropping it is not part of building it.
+            let build = || Table::first(black_box(&pools), SHARDS);
+            bencher.iter_batched(|| (), |()| build(), BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+/// The control plane's work when a store says what it said before, and when a backend goes down.
+fn follow(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("the next table of 3,000 backends");
+    group.sample_size(20);
+    for (name, algorithm) in Algorithm::NAMES.iter().filter(|(_, a)| a.is_keyed()) {
+        let pools = Layout::of_pools(vec![pool(*algorithm)]);
+        let mut down = pools.clone();
+        down.pools[0].backends[1_234].state = BackendState::Down;
+        let table = Table::first(&pools, SHARDS);
+        for (what, pools) in [("nothing changed", &pools), ("one down", &down)] {
+            group.bench_function(format!("{name}, {what}"), |bencher| {
+                let follow = || table.next(black_box(pools), SHARDS);
+                bencher.iter_batched(|| (), |()| follow(), BatchSize::PerIteration);
+            });
+        }
+    }
+    group.finish();
 }
 
 /// Two versions that others hold too, as in a process with several shards: the swap frees nothing.
 fn swap(criterion: &mut Criterion) {
-    let layout = Layout::of_pools(vec![pool()]);
-    let versions = [1, 2].map(|_| Arc::new(Table::first(&layout, SHARDS)));
+    let pools = Layout::of_pools(vec![pool(Algorithm::Crc32Mod)]);
+    let versions = [1, 2].map(|_| Arc::new(Table::first(&pools, SHARDS)));
     let mut current = Arc::clone(&versions[0]);
     let mut turn = 0_usize;
     criterion.bench_function("take a new table of 3,000 backends", |bencher| {
@@ -65,5 +88,5 @@ fn swap(criterion: &mut Criterion) {
     assert_eq!(current.pools[0].backends.len(), usize::from(BACKENDS));
 }
 
-criterion_group!(benches, build, swap);
+criterion_group!(benches, build, follow, swap);
 criterion_main!(benches);

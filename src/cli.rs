@@ -3,10 +3,11 @@
 //! Exit codes: 0 good, 1 the configuration file has faults, 2 could not run. Results go to standard
 //! output; a reader that closes it early has seen enough and changes no exit code.
 
+mod route;
+
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufWriter, Write};
-use std::os::unix::ffi::OsStringExt;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -18,6 +19,8 @@ use corelane::explain::{self, ExplainError};
 use corelane::input::read_at_most;
 use corelane::run::{self, RunError, Start};
 use serde::Serialize;
+
+use self::route::RouteArguments;
 
 /// Exit code for faults in the configuration file.
 pub const EXIT_FAULTS: u8 = 1;
@@ -41,7 +44,7 @@ pub enum Command {
     /// Check a configuration file: exit 0 good, 1 faults in the file, 2 could not run.
     Check(CheckArguments),
     /// Print where keys go: KEY, POOL and BACKEND, separated by tabs, a line per key. In keys,
-    /// control characters and bytes that are not UTF-8 are escaped.
+    /// control characters and bytes that are not UTF-8 are escaped. With --diff: which keys move.
     Route(RouteArguments),
     /// Explain the first bytes of a connection: fields, key, hash and backend.
     Explain(ExplainArguments),
@@ -82,19 +85,6 @@ enum Format {
     Text,
     /// One JSON object.
     Json,
-}
-
-/// `route`
-#[derive(Debug, Args)]
-pub struct RouteArguments {
-    #[command(flatten)]
-    file: FileArgument,
-    /// Name of the listener; needed when listeners have different pools.
-    #[arg(long, value_name = "NAME")]
-    listener: Option<String>,
-    /// Keys, or a single "-" for keys on standard input, one per line, which LF or CR LF ends.
-    #[arg(value_name = "KEY", required = true)]
-    keys: Vec<std::ffi::OsString>,
 }
 
 /// `explain`
@@ -144,6 +134,8 @@ pub enum Failure {
     HexadecimalOdd,
     /// Input that could not be read: what it is and why.
     Input(String, io::Error),
+    /// Keys of this pool cannot be compared, as its algorithm does not look at them.
+    NotKeyed(String, &'static str),
     /// Standard output could not be written.
     Output(io::Error),
     /// A result could not be put into JSON.
@@ -172,6 +164,10 @@ impl fmt::Display for Failure {
                 f.write_str("standard input ends within a byte: hexadecimal digits come in pairs")
             }
             Failure::Input(what, error) => write!(f, "cannot read {what}: {error}"),
+            Failure::NotKeyed(pool, algorithm) => write!(
+                f,
+                "pool {pool:?} does not balance by key ({algorithm}): no key of it can move"
+            ),
             Failure::Output(error) => write!(f, "cannot write standard output: {error}"),
             Failure::Json(error) => write!(f, "cannot write JSON: {error}"),
         }
@@ -192,10 +188,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
             Ok(ExitCode::SUCCESS)
         }),
         Command::Check(arguments) => check(&arguments),
-        Command::Route(arguments) => {
-            let RouteArguments { file, listener, keys } = arguments;
-            with_config(&file.config, |config| route(&config, listener.as_deref(), keys))
-        }
+        Command::Route(arguments) => route::execute(arguments),
         Command::Explain(arguments) => {
             let ExplainArguments { file, listener, frame } = arguments;
             with_config(&file.config, |config| explain_frame(&config, listener.as_deref(), &frame))
@@ -324,38 +317,6 @@ fn warning_lines(file: &str, warnings: &[Fault]) -> String {
     let line =
         |fault: &Fault| format!("{file}:{}:{}: warning: {fault}\n", fault.line, fault.column);
     warnings.iter().map(line).collect()
-}
-
-fn route(
-    config: &Config,
-    listener: Option<&str>,
-    keys: Vec<std::ffi::OsString>,
-) -> Result<ExitCode, Failure> {
-    let listener = chosen(config, listener, |_| true)?;
-    let mut out = BufWriter::new(io::stdout().lock());
-    let mut unread = None;
-    let routed = if keys.len() == 1 && keys[0] == "-" {
-        let lines = io::stdin().lock().split(b'\n').map_while(|line| match line {
-            Ok(mut line) => {
-                // Lists of devices come from spreadsheets too.
-                line.pop_if(|last| *last == b'\r');
-                Some(line)
-            }
-            Err(error) => {
-                unread = Some(error);
-                None
-            }
-        });
-        explain::route(config, listener, lines, &mut out)
-    } else {
-        let keys = keys.into_iter().map(OsStringExt::into_vec);
-        explain::route(config, listener, keys, &mut out)
-    };
-    written(routed.and_then(|()| out.flush()))?;
-    match unread {
-        Some(error) => Err(Failure::Input("standard input".to_string(), error)),
-        None => Ok(ExitCode::SUCCESS),
-    }
 }
 
 fn explain_frame(

@@ -36,7 +36,7 @@ pub use source::{
 };
 pub use value::AddressError;
 
-use crate::balance::Algorithm;
+use crate::balance::{Algorithm, Factor};
 use crate::frame::FrameRules;
 
 /// Everything one process runs with.
@@ -222,6 +222,8 @@ pub struct Pool {
     pub balance: Algorithm,
     /// Keyed algorithms: what happens when the key's own backend is marked down.
     pub on_down: OnDown,
+    /// Keyed algorithms: how far over its fair share of live sessions a backend may be.
+    pub bounded_load: Option<Factor>,
     /// Deadline of one connection attempt.
     pub connect_timeout: Duration,
     /// Other backends tried after the first.

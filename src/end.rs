@@ -206,6 +206,11 @@ reasons! {
         Home => "home", Us;
         /// The key's backend is marked down; `on_down = "next"` moved on.
         Next => "next", Us;
+        /// Another backend is marked down, and without it the algorithm sends this key elsewhere
+        /// (`haproxy_map`, `maglev`), as `on_down = "next"` allows.
+        Reshuffled => "reshuffled", Us;
+        /// The key's backend has more than `bounded_load` of its share of sessions.
+        Overloaded => "overloaded", Us;
         /// The first choice failed to connect just now.
         Retry => "retry", Us;
         /// The first choice failed a moment ago and was passed over.

@@ -7,12 +7,13 @@
 use std::fmt::{self, Write as _};
 use std::io;
 
-use crate::balance::{Balance, Candidates, PickState};
-use crate::config::{BackendState, Config, FrameListener, MissingKey, OnDown, Pool, Protocol};
+use crate::balance::{Algorithm, Balance, Candidates, PickState};
+use crate::config::{BackendState, Config, FrameListener, Listener, MissingKey, Pool, Protocol};
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
+use crate::movement::Standing;
 
 /// Why there is nothing to explain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,9 +74,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
 /// pool or backend that the key would not get: an empty or overlong key on a frame listener that
 /// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are).
 ///
-/// Keyed algorithms need nothing but the key. For the others the answer depends on the sessions
-/// before: these are simulated as one shard that starts with seed 0, takes the keys in order, and
-/// keeps every session open.
+/// Keyed algorithms need nothing but the key; `bounded_load`, which depends on live sessions, is
+/// left out. For the others, and for the empty key where an algorithm gives that to anybody, the
+/// answer depends on the sessions before: these are simulated as one shard that starts with seed 0,
+/// takes the keys in order, and keeps every session open.
 ///
 /// # Errors
 /// Those of `out`, and `InvalidInput` if there is no such listener.
@@ -91,15 +93,7 @@ pub fn route(
     };
     let mut pools: Vec<Trial> = config.pools.iter().map(Trial::new).collect();
     for key in keys {
-        let index = match &listener.protocol {
-            Protocol::Tcp { .. } => Some(listener.pool),
-            Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
-            Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
-                MissingKey::Reject => None,
-                MissingKey::Pool(index) => Some(index),
-            },
-            Protocol::Frame(_) => Some(listener.pool),
-        };
+        let index = pool_of(listener, &key);
         write!(out, "{}", Escaped(&key))?;
         match index.and_then(|index| pools.get_mut(index)) {
             None => out.write_all(b"\t-\t-\n")?,
@@ -115,10 +109,25 @@ pub fn route(
     Ok(())
 }
 
+/// The pool in which a listener would look for this key's backend; `None` if it would refuse the
+/// key.
+pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
+    match &listener.protocol {
+        Protocol::Tcp { .. } => Some(listener.pool),
+        Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
+        Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
+            MissingKey::Reject => None,
+            MissingKey::Pool(index) => Some(index),
+        },
+        Protocol::Frame(_) => Some(listener.pool),
+    }
+}
+
 /// A pool as one fresh shard would place sessions in it.
 struct Trial<'c> {
     pool: &'c Pool,
     balance: Balance,
+    standing: Standing<'c>,
     state: PickState,
     live: Vec<u32>,
 }
@@ -126,20 +135,16 @@ struct Trial<'c> {
 impl<'c> Trial<'c> {
     fn new(pool: &'c Pool) -> Trial<'c> {
         let count = pool.backends.len();
-        let balance = Balance::prepare(pool.balance);
-        Trial { pool, balance, state: PickState::new(count, 0), live: vec![0; count] }
+        let standing = Standing::of_settings(pool);
+        let balance = standing.balance().clone();
+        Trial { pool, balance, standing, state: PickState::new(count, 0), live: vec![0; count] }
     }
 
     fn place(&mut self, key: &[u8]) -> Result<usize, End> {
-        let count = self.pool.backends.len();
-        if count == 0 {
-            return Err(End::PoolEmpty);
+        if self.pool.backends.is_empty() || self.balance.home(key).is_some() {
+            return self.standing.place(key);
         }
         let declared = Declared { pool: self.pool, live: &self.live };
-        let home = self.balance.home(key, count);
-        if home.is_some_and(|home| !declared.usable(home)) && self.pool.on_down == OnDown::Reject {
-            return Err(End::BackendDown);
-        }
         let picked = self.balance.pick(key, &mut self.state, &declared);
         let index = picked.ok_or(End::BackendDown)?;
         self.live[index] = self.live[index].saturating_add(1);
@@ -329,22 +334,31 @@ impl Page<'_> {
                 pool.balance.name()
             );
         }
-        let hash = crc32fast::hash(key);
-        writeln!(f, "crc32    {hash:#010x} = {hash}")?;
-        let home = trial.balance.home(key, count);
-        if let Some(home) = home {
-            writeln!(f, "home     {hash} % {count} = {home}: {}", pool.backends[home].address)?;
+        let home = trial.balance.home(key);
+        if let (Some(home), Some(trace)) = (home, trial.balance.trace(key)) {
+            writeln!(f, "{:8} {trace}", trace.function)?;
+            let address = &pool.backends[home].address;
+            match (pool.balance, trace.place) {
+                (Algorithm::Crc32Mod, _) => {
+                    writeln!(f, "home     {} % {count} = {home}: {address}", trace.hash)?;
+                }
+                (_, Some((place, of))) => writeln!(f, "home     {place} of {of}: {address}")?,
+                (_, None) => writeln!(f, "home     {address}")?,
+            }
         }
         match trial.place(key) {
-            Ok(index) if Some(index) == home => {
-                writeln!(f, "backend  {}", pool.backends[index].address)
-            }
-            Ok(index) => writeln!(
-                f,
-                "backend  {}: the home is marked down, and on_down = \"next\"",
-                pool.backends[index].address
-            ),
             Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
+            Ok(index) => {
+                let why = match home {
+                    None => ": the empty key belongs to nobody, and takes its turn",
+                    Some(home) if home == index => "",
+                    Some(home) if pool.backends[home].state == BackendState::Ready => {
+                        ": another backend is marked down, and on_down = \"next\""
+                    }
+                    Some(_) => ": the home is marked down, and on_down = \"next\"",
+                };
+                writeln!(f, "backend  {}{why}", pool.backends[index].address)
+            }
         }
     }
 }
@@ -385,7 +399,8 @@ impl fmt::Display for Shown<'_> {
 }
 
 /// Text stays text; what is no text, or would not be seen, is escaped.
-struct Escaped<'b>(&'b [u8]);
+#[derive(Debug, Clone, Copy)]
+pub struct Escaped<'b>(pub &'b [u8]);
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

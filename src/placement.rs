@@ -1,8 +1,8 @@
 //! Which backend a session tries next, and why: policy around the algorithm. Pure.
 //!
 //! The algorithm knows keys and weights. This knows which backends this session tried, which are
-//! marked down, which failed a moment ago, how many other backends may still be tried, and gives
-//! every choice its reason.
+//! marked down, which failed a moment ago, which have more than their share of sessions, how many
+//! other backends may still be tried, and gives every choice its reason.
 
 use smallvec::SmallVec;
 
@@ -26,15 +26,23 @@ impl PoolMemory {
         PoolMemory { pick: PickState::new(backends, seed), failing_until: vec![0; backends] }
     }
 
-    /// Takes over what an earlier version of the pool remembered about backends that are still in.
-    pub fn carry(&mut self, old: &PoolMemory, old_pool: &Pool, pool: &Pool) {
-        let all = old_pool.backends.iter().zip(&old.failing_until);
-        // Few have failed ever: a table of thousands is not searched thousands of times.
-        for (backend, until) in all.filter(|(_, until)| **until > 0) {
-            if let Some(index) = pool.position(backend) {
-                self.failing_until[index] = *until;
+    /// What this, of an earlier version of the pool, is for the next version: backends that are
+    /// still in keep their turns and failures. Costs nothing while the backends are the same.
+    pub fn carried(self, old: &Pool, new: &Pool) -> PoolMemory {
+        if new.has_positions_of(old) {
+            return self;
+        }
+        let position = |index: usize| new.position(old.backends.get(index)?);
+        let count = new.backends.len();
+        let mut failing_until = vec![0; count];
+        // Few have failed ever.
+        let failed = self.failing_until.iter().enumerate().filter(|(_, until)| **until > 0);
+        for (index, until) in failed {
+            if let Some(slot) = position(index).and_then(|index| failing_until.get_mut(index)) {
+                *slot = *until;
             }
         }
+        PoolMemory { pick: self.pick.moved(count, position), failing_until }
     }
 }
 
@@ -46,6 +54,7 @@ pub struct Search<'a> {
     /// The pool.
     pub pool: &'a Pool,
     key: &'a [u8],
+    home: Option<usize>,
     tried: SmallVec<[u32; 4]>,
     retries_left: u32,
     placement: Placement,
@@ -61,6 +70,20 @@ pub struct Choice {
     pub placement: Placement,
 }
 
+/// What a keyed algorithm's first answer comes to.
+enum Owner {
+    /// It takes the session.
+    Takes(usize),
+    /// It has more than its share of sessions.
+    Overloaded(usize),
+    /// It failed a moment ago; a retry was spent on passing it over.
+    PassedOver,
+    /// The key has no backend of its own.
+    Nobody,
+}
+
+/// A pool as one session sees it.
+#[derive(Clone, Copy)]
 struct View<'a> {
     pool: &'a Pool,
     tried: &'a [u32],
@@ -68,11 +91,22 @@ struct View<'a> {
     now: u32,
     /// Count backends that failed a moment ago as usable.
     failing_usable: bool,
+    /// Count backends with more than their share as usable.
+    overloaded_usable: bool,
 }
 
 impl View<'_> {
+    fn ready(&self, index: usize) -> bool {
+        self.pool.backends[index].state == BackendState::Ready
+    }
+
     fn failing(&self, index: usize) -> bool {
         self.failing_until.get(index).is_some_and(|until| *until > self.now)
+    }
+
+    fn overloaded(&self, index: usize) -> bool {
+        let bound = self.pool.bound.as_ref();
+        bound.is_some_and(|bound| !bound.allows(index, self.live(index), self.pool.live()))
     }
 }
 
@@ -86,13 +120,18 @@ impl Candidates for View<'_> {
     }
 
     fn usable(&self, index: usize) -> bool {
-        self.pool.backends[index].state == BackendState::Ready
+        self.ready(index)
             && (self.failing_usable || !self.failing(index))
-            && !self.tried.iter().any(|tried| *tried as usize == index)
+            && !self.tried(index)
+            && (self.overloaded_usable || !self.overloaded(index))
     }
 
     fn live(&self, index: usize) -> u32 {
         self.pool.backends[index].shared.live.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
+    fn tried(&self, index: usize) -> bool {
+        self.tried.iter().any(|tried| *tried as usize == index)
     }
 }
 
@@ -105,9 +144,21 @@ impl<'a> Search<'a> {
         key: &'a [u8],
         placement: Placement,
     ) -> Search<'a> {
-        let retries_left = pool.settings.retries;
-        let tried = SmallVec::new();
-        Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None }
+        Search {
+            pool_index,
+            pool,
+            key,
+            home: pool.balance.home(key),
+            tried: SmallVec::new(),
+            retries_left: pool.settings.retries,
+            placement,
+            last_failure: None,
+        }
+    }
+
+    /// Keyed algorithms: the backend the key belongs to, whatever its state.
+    pub fn home(&self) -> Option<usize> {
+        self.home
     }
 
     /// The next backend to try at tick `now`.
@@ -119,48 +170,83 @@ impl<'a> Search<'a> {
         if self.pool.backends.is_empty() {
             return Err(End::PoolEmpty);
         }
-        if self.last_failure.is_none() {
-            self.step_over_home(memory, now)?;
-        }
-        let mut view = View {
-            pool: self.pool,
-            tried: &self.tried,
-            failing_until: &memory.failing_until,
-            now,
-            failing_usable: false,
+        let owner = match self.last_failure {
+            None => self.owner(memory, now)?,
+            Some(_) => Owner::Nobody,
         };
-        let healthy = self.pool.balance.pick(self.key, &mut memory.pick, &view);
-        if let Some(backend) = healthy {
-            self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
-            return Ok(Choice { backend, placement: self.placement });
+        let view = self.view(&memory.failing_until, now);
+        let mut pick = |view: &View<'_>| self.pool.balance.pick(self.key, &mut memory.pick, view);
+        let overloaded_usable = View { overloaded_usable: true, ..view };
+        let (picked, detour) = match owner {
+            Owner::Takes(index) => (Some(index), None),
+            Owner::Overloaded(index) => match pick(&view) {
+                Some(other) => (Some(other), Some(Placement::Overloaded)),
+                // Nobody has room: its own backend is as good as any.
+                None => (Some(index), None),
+            },
+            Owner::PassedOver | Owner::Nobody => {
+                let bounded = self.pool.bound.as_ref().and_then(|_| pick(&view));
+                (bounded.or_else(|| pick(&overloaded_usable)), None)
+            }
+        };
+        let any_up = || {
+            let view = View { failing_usable: true, ..overloaded_usable };
+            (0..view.count()).any(|index| view.usable(index))
+        };
+        let Some(backend) = picked else {
+            let policy = || if any_up() { End::BackendFailing } else { End::BackendDown };
+            return Err(self.last_failure.unwrap_or_else(policy));
+        };
+        if let Some(detour) = detour {
+            self.detour(detour);
         }
-        if let Some(failure) = self.last_failure {
-            return Err(failure);
-        }
-        view.failing_usable = true;
-        let any_up = (0..view.count()).any(|index| view.usable(index));
-        Err(if any_up { End::BackendFailing } else { End::BackendDown })
+        self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
+        Ok(Choice { backend, placement: self.placement })
     }
 
-    /// Keyed algorithms: says what passing over the key's own backend costs, before the algorithm
-    /// does so.
-    fn step_over_home(&mut self, memory: &PoolMemory, now: u32) -> Result<(), End> {
-        let Some(home) = self.pool.balance.home(self.key, self.pool.backends.len()) else {
-            return Ok(());
+    /// Keyed algorithms: the backend that takes the key while the states are what they are, and
+    /// what stands against it; the reason for it, if that is not the key's home.
+    fn owner(&mut self, memory: &mut PoolMemory, now: u32) -> Result<Owner, End> {
+        let Some(home) = self.home else { return Ok(Owner::Nobody) };
+        let balance = &self.pool.balance;
+        let view = self.view(&memory.failing_until, now);
+        let home_ready = view.ready(home);
+        if !home_ready && self.pool.settings.on_down == OnDown::Reject {
+            return Err(End::BackendDown);
+        }
+        let owner = if home_ready && !balance.moves_others() {
+            home
+        } else {
+            let by_state = View { failing_usable: true, overloaded_usable: true, ..view };
+            balance.pick(self.key, &mut memory.pick, &by_state).ok_or(End::BackendDown)?
         };
-        if self.pool.backends[home].state != BackendState::Ready {
-            if self.pool.settings.on_down == OnDown::Reject {
-                return Err(End::BackendDown);
-            }
+        let failing = view.failing(owner);
+        let overloaded = view.overloaded(owner);
+        if !home_ready {
             self.detour(Placement::Next);
-        } else if memory.failing_until.get(home).is_some_and(|until| *until > now) {
+        } else if owner != home {
+            self.detour(Placement::Reshuffled);
+        }
+        if failing {
             if self.retries_left == 0 {
                 return Err(End::BackendFailing);
             }
             self.retries_left -= 1;
             self.detour(Placement::PassedOver);
+            return Ok(Owner::PassedOver);
         }
-        Ok(())
+        Ok(if overloaded { Owner::Overloaded(owner) } else { Owner::Takes(owner) })
+    }
+
+    fn view<'v>(&'v self, failing_until: &'v [u32], now: u32) -> View<'v> {
+        View {
+            pool: self.pool,
+            tried: &self.tried,
+            failing_until,
+            now,
+            failing_usable: false,
+            overloaded_usable: false,
+        }
     }
 
     /// A missing key stays the reason: it is why the session is in this pool at all, and the
@@ -195,7 +281,7 @@ impl<'a> Search<'a> {
 mod tests {
     use super::*;
     use crate::config;
-    use crate::table::Table;
+    use crate::table::{Layout, Table};
 
     fn table(states: &[BackendState], change: impl FnOnce(&mut config::Pool)) -> Table {
         let path = |index: usize| config::Address::Unix(format!("/{index}").into());
@@ -290,5 +376,125 @@ mod tests {
         let table = table(&[], |_| {});
         let mut search = Search::new(&table.pools[0], 0, b"a", Placement::Home);
         assert_eq!(search.next(&mut PoolMemory::new(0, 0), 0), Err(End::PoolEmpty));
+    }
+
+    fn tcp_table(count: u16, change: impl FnOnce(&mut config::Pool)) -> Table {
+        let address = |port| config::Address::Tcp(([127, 0, 0, 1], port).into());
+        let addresses: Vec<_> = (1..=count).map(address).collect();
+        Table::sample(&addresses, change)
+    }
+
+    /// The first key with this home, and this owner while states are what they are.
+    fn key_of(table: &Table, home: usize, is_owner: impl Fn(usize) -> bool) -> Vec<u8> {
+        let standing = crate::movement::Standing::of_table(&table.pools[0]);
+        let fits = |key: &Vec<u8>| {
+            table.pools[0].balance.home(key) == Some(home)
+                && standing.place(key).is_ok_and(&is_owner)
+        };
+        (0..).map(|n: u32| n.to_string().into_bytes()).find(fits).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_key_that_moves_because_another_is_down_says_so() {
+        let map = |on_down| {
+            tcp_table(4, |pool| {
+                pool.balance = crate::balance::Algorithm::HaproxyMap;
+                pool.backends[3].state = DOWN;
+                pool.on_down = on_down;
+            })
+        };
+        let mut memory = PoolMemory::new(4, 0);
+        let next = map(OnDown::Next);
+        let key = key_of(&next, 0, |owner| owner != 0);
+        let mut search = Search::new(&next.pools[0], 0, &key, Placement::Home);
+        let placed = search.next(&mut memory, 0);
+        assert!(placed.is_ok_and(|choice| choice.placement == Placement::Reshuffled));
+        let stays = key_of(&next, 1, |owner| owner == 1);
+        let mut search = Search::new(&next.pools[0], 0, &stays, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(1, Placement::Home));
+        // Where keys of a backend that is down are rejected, nobody else's move.
+        let reject = map(OnDown::Reject);
+        let mut search = Search::new(&reject.pools[0], 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+    }
+
+    #[test]
+    fn the_owner_of_a_key_whose_home_is_down_may_fail_too() {
+        let table = table(&[DOWN, UP, UP], |pool| pool.on_down = OnDown::Next);
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        memory.failing_until[1] = 20;
+        let mut search = Search::new(&table.pools[0], 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendFailing));
+    }
+
+    #[test]
+    fn an_overloaded_home_is_passed_over_and_costs_no_retry() {
+        let bounded = table(&[UP, UP, UP], |pool| {
+            pool.bounded_load = Some(crate::balance::Factor(125));
+            pool.retries = 0;
+        });
+        let pool = &bounded.pools[0];
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let mut next = || Search::new(pool, 0, &key, Placement::Home).next(&mut memory, 0);
+        // Of 12 sessions and one more, times 1.25, 17 slots: the first third is 5.
+        let open = |index: usize, count: usize| {
+            (0..count).for_each(|_| pool.backends[index].shared.opened());
+        };
+        [4, 4, 4].into_iter().enumerate().for_each(|(index, count)| open(index, count));
+        assert_eq!(next(), choice(0, Placement::Home));
+        open(0, 1);
+        // 5 of 13: 14 times 1.25 is 18 slots, 6 each.
+        assert_eq!(next(), choice(0, Placement::Home));
+        open(0, 2);
+        assert_eq!(next(), choice(1, Placement::Overloaded));
+        open(1, 2);
+        // 17 sessions, 23 slots: 7, 8 and 8.
+        assert_eq!(next(), choice(1, Placement::Overloaded));
+        open(0, 4);
+        open(1, 6);
+        // 27 sessions, 35 slots: 11, 12 and 12.
+        assert_eq!(next(), choice(2, Placement::Overloaded));
+        pool.backends[0].shared.closed();
+        assert_eq!(next(), choice(0, Placement::Home));
+    }
+
+    #[test]
+    fn a_bound_that_nobody_meets_is_no_reason_to_refuse() {
+        let table = table(&[UP, DOWN, UP], |pool| {
+            pool.bounded_load = Some(crate::balance::Factor(101));
+            pool.retries = 1;
+        });
+        let pool = &table.pools[0];
+        (0..9).for_each(|_| pool.backends[0].shared.opened());
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        memory.failing_until[2] = 20;
+        let mut search = Search::new(pool, 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), choice(0, Placement::Home));
+        // After a failure the bound counts as well, as long as somebody meets it.
+        assert_eq!(search.failed(End::ConnectRefused), Ok(()));
+        assert_eq!(search.next(&mut memory, 20), choice(2, Placement::Retry));
+    }
+
+    #[test]
+    fn memory_follows_backends_and_costs_nothing_while_they_stay() {
+        let first = tcp_table(4, |pool| pool.balance = crate::balance::Algorithm::RoundRobin);
+        let mut memory = PoolMemory::new(4, 9);
+        memory.failing_until = vec![0, 7, 0, 9];
+        memory.pick.current = vec![1, -2, 3, -4];
+        let at = memory.pick.current.as_ptr();
+        let second = first.successor(1);
+        let memory = memory.carried(&first.pools[0], &second.pools[0]);
+        assert_eq!(memory.pick.current.as_ptr(), at, "moved, not copied");
+
+        let mut settings = second.pools[0].settings.clone();
+        settings.backends.swap(0, 3);
+        settings.backends.remove(1);
+        let address = config::Address::Tcp(([127, 0, 0, 1], 77).into());
+        settings.backends.push(config::Backend { address, ..settings.backends[0].clone() });
+        let third = second.next(&Layout::of_pools(vec![settings]), 1);
+        let memory = memory.carried(&second.pools[0], &third.pools[0]);
+        assert_eq!(memory.failing_until, [9, 0, 0, 0]);
+        assert_eq!(memory.pick.current, [-4, 3, 1, 0]);
+        assert_eq!(memory.pick.random, 9);
     }
 }

@@ -7,7 +7,6 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use socket2::SockRef;
@@ -138,14 +137,13 @@ async fn place(
     let table = shard.table();
     let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
-    let home = pool.balance.home(&key, pool.backends.len());
+    let mut search = Search::new(pool, index, &key, caller.placement);
     *session.placed.borrow_mut() = Some(Placed {
         pool: pool.clone(),
-        backend: home.and_then(|home| pool.backends.get(home)).cloned(),
+        backend: search.home().and_then(|home| pool.backends.get(home)).cloned(),
         placement: None,
         table_version: table.version,
     });
-    let mut search = Search::new(pool, index, &key, caller.placement);
     let result = try_backends(shard, session, &mut search).await;
     if let Err(end) = &result {
         pool.cells.of(shard.index).failures[*end as usize].add(1);
@@ -167,7 +165,7 @@ async fn try_backends(
             placed.backend = Some(backend.clone());
             placed.placement = Some(choice.placement);
         }
-        backend.shared.live.fetch_add(1, Relaxed);
+        backend.shared.opened();
         match backend::connect(shard, session, pool, backend).await {
             Ok(socket) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
@@ -177,7 +175,7 @@ async fn try_backends(
                 return Ok((socket, backend.clone()));
             }
             Err(end) => {
-                backend.shared.live.fetch_sub(1, Relaxed);
+                backend.shared.closed();
                 if end.side() == Side::Backend {
                     shard.note_failing(backend, end);
                 }

@@ -151,7 +151,8 @@ impl Shard {
         let Listeners { table, opened, .. } = listeners;
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
-        let memory = fresh_memory(&table, index);
+        let pools = table.pools.iter().enumerate();
+        let memory = pools.map(|(at, pool)| fresh_memory(pool, index, at)).collect();
         let scratch = vec![0; config.runtime.relay_buffer_max];
         let shard = Rc::new(Shard {
             index,
@@ -208,14 +209,16 @@ impl Shard {
     }
 
     fn take_table(&self, table: Arc<Table>) {
-        let mut memory = fresh_memory(&table, self.index);
         let old = self.table.replace(table.clone());
-        for (old_pool, old_memory) in old.pools.iter().zip(self.memory.borrow().iter()) {
-            if let Some((index, pool)) = table.pool(&old_pool.settings.name) {
-                memory[index].carry(old_memory, old_pool, pool);
-            }
-        }
-        *self.memory.borrow_mut() = memory;
+        let mut known: Vec<_> = self.memory.take().into_iter().map(Some).collect();
+        let memory = table.pools.iter().enumerate().map(|(index, pool)| {
+            let kept = old.pool(&pool.settings.name).and_then(|(old_index, old_pool)| {
+                Some(known.get_mut(old_index)?.take()?.carried(old_pool, pool))
+            });
+            kept.unwrap_or_else(|| fresh_memory(pool, self.index, index))
+        });
+        let memory = memory.collect();
+        self.memory.replace(memory);
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
     }
@@ -486,8 +489,7 @@ impl Shard {
     }
 }
 
-fn fresh_memory(table: &Table, shard: usize) -> Vec<PoolMemory> {
-    let seed = |pool: usize| (shard as u64) << 32 | pool as u64;
-    let pools = table.pools.iter().enumerate();
-    pools.map(|(index, pool)| PoolMemory::new(pool.backends.len(), seed(index))).collect()
+/// Shards and pools start their turns and random choices differently.
+fn fresh_memory(pool: &Pool, shard: usize, index: usize) -> PoolMemory {
+    PoolMemory::new(pool.backends.len(), (shard as u64) << 32 | index as u64)
 }

@@ -3,13 +3,13 @@
 //! The control plane builds it; shards swap their `Arc` when a new one arrives. What must outlive a
 //! version (counters, live sessions) hangs on a pool's or backend's identity and is carried over.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+mod pool;
 
-use crate::balance::Balance;
+use std::sync::Arc;
+
+pub use self::pool::{Backend, BackendShared, Pool};
 use crate::config;
-use crate::metrics::{BackendCells, ListenerCells, PerShard, PoolCells};
+use crate::metrics::{ListenerCells, PerShard};
 
 /// A version of everything sessions are placed by.
 #[derive(Debug)]
@@ -63,48 +63,6 @@ pub struct Listener {
     pub generation: u64,
     /// Counters of the listener's identity, which is its name.
     pub cells: Arc<PerShard<ListenerCells>>,
-}
-
-/// A pool of one version.
-#[derive(Debug)]
-pub struct Pool {
-    /// Its name, for labels and log lines.
-    pub label: Arc<str>,
-    /// Settings and backends.
-    pub settings: config::Pool,
-    /// The prepared algorithm.
-    pub balance: Balance,
-    /// In the pool's order: an index from `balance` is an index here.
-    pub backends: Vec<Arc<Backend>>,
-    /// Backends that are no longer in the pool, but have sessions left.
-    pub leaving: Vec<Arc<Backend>>,
-    /// Counters of the pool's identity, which is its name.
-    pub cells: Arc<PerShard<PoolCells>>,
-}
-
-/// A backend's identity: its address within a pool.
-#[derive(Debug)]
-pub struct Backend {
-    /// Where it listens.
-    pub address: config::Address,
-    /// `address` as text, for labels and log lines.
-    pub label: Arc<str>,
-    /// Relative share.
-    pub weight: u32,
-    /// Whether it takes new sessions.
-    pub state: config::BackendState,
-    /// What outlives this version.
-    pub shared: Arc<BackendShared>,
-}
-
-/// The part of a backend that outlives table versions.
-#[derive(Debug)]
-pub struct BackendShared {
-    /// Sessions open now on all shards: what `least_conn` compares. Written when a session is
-    /// placed and when it ends, never per message.
-    pub live: AtomicU32,
-    /// Counters.
-    pub cells: PerShard<BackendCells>,
 }
 
 impl Table {
@@ -237,86 +195,18 @@ fn is_held<T>(leaving: &Arc<T>) -> bool {
     Arc::strong_count(leaving) > 2
 }
 
-impl Pool {
-    /// The index of a backend, by identity.
-    pub fn position(&self, backend: &Backend) -> Option<usize> {
-        self.backends.iter().position(|known| Arc::ptr_eq(&known.shared, &backend.shared))
-    }
-
-    /// Backends that take sessions, then those that only have some.
-    pub fn all_backends(&self) -> impl Iterator<Item = &Arc<Backend>> {
-        self.backends.iter().chain(&self.leaving)
-    }
-
-    fn new(settings: &config::Pool, shards: usize) -> Pool {
-        let backends = settings.backends.iter().map(|backend| Backend::new(backend, shards));
-        Pool {
-            label: settings.name.as_str().into(),
-            settings: settings.clone(),
-            balance: Balance::prepare(settings.balance),
-            backends: backends.map(Arc::new).collect(),
-            leaving: Vec::new(),
-            cells: Arc::new(PerShard::new(shards)),
-        }
-    }
-
-    fn next(&self, settings: &config::Pool, shards: usize) -> Pool {
-        let mut known: HashMap<&config::Address, &Arc<Backend>> =
-            self.all_backends().map(|backend| (&backend.address, backend)).collect();
-        let mut backends = Vec::with_capacity(settings.backends.len());
-        for backend in &settings.backends {
-            backends.push(match known.remove(&backend.address) {
-                Some(old) if old.weight == backend.weight && old.state == backend.state => {
-                    old.clone()
-                }
-                Some(old) => Arc::new(old.with(backend)),
-                None => Arc::new(Backend::new(backend, shards)),
-            });
-        }
-        let left = self.leaving.iter().filter(|backend| is_held(backend));
-        let left = self.backends.iter().chain(left);
-        let left = left.filter(|backend| known.contains_key(&backend.address)).cloned().collect();
-        Pool {
-            label: self.label.clone(),
-            settings: settings.clone(),
-            balance: Balance::prepare(settings.balance),
-            leaving: left,
-            backends,
-            cells: self.cells.clone(),
-        }
-    }
-}
-
-impl Backend {
-    fn new(settings: &config::Backend, shards: usize) -> Backend {
-        Backend {
-            address: settings.address.clone(),
-            label: settings.address.to_string().into(),
-            weight: settings.weight,
-            state: settings.state,
-            shared: Arc::new(BackendShared {
-                live: AtomicU32::new(0),
-                cells: PerShard::new(shards),
-            }),
-        }
-    }
-
-    /// The same backend with other settings.
-    fn with(&self, settings: &config::Backend) -> Backend {
-        Backend {
-            address: self.address.clone(),
-            label: self.label.clone(),
-            weight: settings.weight,
-            state: settings.state,
-            shared: self.shared.clone(),
-        }
-    }
-}
-
 impl Layout {
     /// Pools without listeners.
     pub fn of_pools(pools: Vec<config::Pool>) -> Layout {
         Layout { generation: 1, listeners: Vec::new(), pools, connections_max: 1 }
+    }
+}
+
+#[cfg(test)]
+impl config::Address {
+    /// On this machine, at these ports.
+    pub fn local(ports: std::ops::Range<u16>) -> Vec<config::Address> {
+        ports.map(|port| config::Address::Tcp(([127, 0, 0, 1], port).into())).collect()
     }
 }
 
@@ -347,6 +237,7 @@ impl Table {
             on_remove: config::OnRemove::Keep,
             close_rate: 200,
             sources: Vec::new(),
+            bounded_load: None,
             backends: addresses.iter().map(backend).collect(),
         };
         change(&mut pool);
@@ -383,79 +274,28 @@ impl Listener {
 mod tests {
     use super::*;
 
-    fn addresses<const N: usize>(ports: [u16; N]) -> Vec<config::Address> {
-        ports.map(|port| config::Address::Tcp(([127, 0, 0, 1], port).into())).to_vec()
-    }
-
-    fn with(table: &Table, ports: &[u16]) -> Layout {
-        let mut pool = table.pools[0].settings.clone();
-        let backend = |port: &u16| config::Backend {
-            address: config::Address::Tcp(([127, 0, 0, 1], *port).into()),
-            weight: 1,
-            state: config::BackendState::Ready,
-        };
-        pool.backends = ports.iter().map(backend).collect();
-        Layout::of_pools(vec![pool])
-    }
-
-    #[test]
-    fn a_successor_is_built_anew_around_the_same_identities() {
-        let first = Table::sample(&addresses([1, 2, 3]), |pool| pool.backends[1].weight = 7);
-        let second = first.successor(1);
-        assert_eq!((second.version, second.pools.len()), (2, 1));
-        let (old, new) = (&first.pools[0], &second.pools[0]);
-        assert!(!Arc::ptr_eq(old, new) && Arc::ptr_eq(&old.cells, &new.cells));
-        assert_eq!(old.backends.len(), new.backends.len());
-        for (index, (old, new)) in old.backends.iter().zip(&new.backends).enumerate() {
-            assert!(Arc::ptr_eq(&old.shared, &new.shared));
-            assert_eq!((&old.address, old.weight), (&new.address, new.weight));
-            assert_eq!(second.pools[0].position(old), Some(index));
-        }
-        assert_eq!(new.backends[1].weight, 7);
+    fn with(table: &Table, change: impl FnOnce(&mut Layout)) -> Layout {
+        let mut layout = Layout::of_pools(vec![table.pools[0].settings.clone()]);
+        change(&mut layout);
+        layout
     }
 
     #[test]
     fn what_did_not_change_is_the_same_pool() {
-        let first = Table::sample(&addresses([1, 2]), |_| {});
-        let second = first.next(&with(&first, &[1, 2]), 1);
+        let first = Table::sample(&config::Address::local(1..3), |_| {});
+        let second = first.next(&with(&first, |_| {}), 1);
         assert_eq!(second.version, 2);
         assert!(Arc::ptr_eq(&first.pools[0], &second.pools[0]));
-        let third = second.next(&with(&first, &[2, 1]), 1);
+        let third = second.next(&with(&first, |layout| layout.pools[0].backends.reverse()), 1);
         assert!(!Arc::ptr_eq(&first.pools[0], &third.pools[0]), "the order decides for crc32_mod");
     }
 
     #[test]
-    fn a_backend_that_left_is_kept_while_a_session_has_it_and_comes_back_as_itself() {
-        let first = Table::sample(&addresses([1, 2, 3]), |_| {});
-        let session = first.pools[0].backends[1].clone();
-        session.shared.live.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let second = first.next(&with(&first, &[1, 3]), 1);
-        drop(first);
-        assert_eq!(second.pools[0].backends.len(), 2);
-        assert!(Arc::ptr_eq(&second.pools[0].leaving[0].shared, &session.shared));
-        assert!(!second.has_left());
-        let third = second.next(&with(&second, &[1, 3, 2]), 1);
-        assert!(Arc::ptr_eq(&third.pools[0].backends[2].shared, &session.shared));
-        assert!(third.pools[0].leaving.is_empty());
-        drop(third);
-        drop(session);
-        assert!(second.has_left());
-        let fourth = second.next(&with(&second, &[1, 3]), 1);
-        assert!(fourth.pools[0].leaving.is_empty());
-        let fifth = fourth.next(&with(&fourth, &[1, 3, 2]), 1);
-        assert_eq!(
-            fifth.pools[0].backends[2].shared.live.load(std::sync::atomic::Ordering::Relaxed),
-            0
-        );
-    }
-
-    #[test]
     fn a_listener_of_an_older_configuration_finds_its_pool_by_name() {
-        let first = Table::sample(&addresses([1]), |pool| pool.name = "a".to_owned());
+        let first = Table::sample(&config::Address::local(1..2), |pool| pool.name = "a".to_owned());
         let listener = Listener::sample(&["a"]);
         assert_eq!(first.pool_of(&listener, 0).map(|(index, _)| index), Some(0));
-        let mut layout = with(&first, &[1]);
-        layout.generation = 2;
+        let mut layout = with(&first, |layout| layout.generation = 2);
         layout.pools.insert(0, config::Pool { name: "b".to_owned(), ..layout.pools[0].clone() });
         let second = first.next(&layout, 1);
         assert_eq!(second.pool_of(&listener, 0).map(|(index, _)| index), Some(1));

@@ -101,6 +101,7 @@ fn pool() -> config::Pool {
         on_remove: config::OnRemove::Keep,
         close_rate: 200,
         sources: Vec::new(),
+        bounded_load: None,
         backends: vec![backend(1000, BackendState::Ready), backend(1001, BackendState::Down)],
     }
 }

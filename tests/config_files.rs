@@ -204,7 +204,7 @@ fn known_keys() -> Vec<(String, Option<Value>)> {
 #[test]
 fn the_reference_has_every_key_with_its_default() {
     let known = known_keys();
-    assert_eq!(known.len(), 83, "{known:#?}");
+    assert_eq!(known.len(), 84, "{known:#?}");
     let written = reference_keys();
     let mut defaults = 0;
     for (path, default) in &known {

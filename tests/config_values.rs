@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use corelane::balance::Algorithm;
+use corelane::balance::{Algorithm, Factor};
 use corelane::config::{
     Address, BackendState, Config, Environment, Loaded, MissingKey, OnDown, OnRemove, Protocol,
     ProxyOthers, SessionLog, SocketOptions, TcpKey, parse,
@@ -71,6 +71,7 @@ balance = "crc32_mod"
 on_down = "next"
 on_remove = "close"
 close_rate = "20/s"
+bounded_load = 1.25
 connect_timeout = "15s"
 retries = 5
 fail_timeout = "16s"
@@ -176,6 +177,7 @@ fn of_a_pool() {
     assert_eq!(pool.on_down, OnDown::Next);
     assert_eq!((pool.on_remove, pool.close_rate), (OnRemove::Close, 20));
     assert!(pool.sources.is_empty());
+    assert_eq!(pool.bounded_load, Some(Factor(125)));
     assert_eq!(pool.connect_timeout, seconds(15));
     assert_eq!(pool.retries, 5);
     assert_eq!(pool.fail_timeout, seconds(16));
@@ -194,7 +196,7 @@ fn of_a_pool() {
     ];
     assert_eq!(backends, expected);
     assert_eq!(config.pools[0].balance, Algorithm::LeastConn);
-    assert_eq!(config.pools[0].on_down, OnDown::Reject);
+    assert_eq!((config.pools[0].on_down, config.pools[0].bounded_load), (OnDown::Reject, None));
     assert_eq!((config.pools[0].on_remove, config.pools[0].close_rate), (OnRemove::Keep, 200));
 }
 
@@ -211,4 +213,27 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
     assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
     assert_eq!((warnings[0].line, warnings[0].column), (32, 1));
+    // Where sessions without key take turns there is nothing to warn about.
+    let text = text.replace("balance = \"crc32_mod\"", "balance = \"ketama\"");
+    let warnings = load(&text).warnings;
+    let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(paths, ["pool.spread"], "{warnings:?}");
+}
+
+#[test]
+fn every_algorithm_has_its_name() {
+    for (name, algorithm) in Algorithm::NAMES {
+        let text = EVERYTHING.replace("balance = \"least_conn\"", &format!("balance = {name:?}"));
+        assert_eq!(load(&text).config.pools[0].balance, *algorithm);
+    }
+    assert_eq!(Algorithm::NAMES.len(), 14);
+}
+
+#[test]
+fn a_bound_is_a_number_of_hundredths() {
+    for (written, hundredths) in [("2", 200), ("1.01", 101), ("1.10", 110), ("1e2", 10_000)] {
+        let text = EVERYTHING.replace("bounded_load = 1.25", &format!("bounded_load = {written}"));
+        let bound = load(&text).config.pools[1].bounded_load;
+        assert_eq!(bound, Some(Factor(hundredths)), "{written}");
+    }
 }

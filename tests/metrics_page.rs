@@ -134,6 +134,7 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         on_remove: config::OnRemove::Keep,
         close_rate: 200,
         sources: Vec::new(),
+        bounded_load: None,
         backends: backends.iter().map(backend).collect(),
     }
 }

@@ -7,7 +7,7 @@ use std::alloc::{GlobalAlloc, Layout as Memory, System};
 use std::cell::Cell;
 use std::hint::black_box;
 
-use corelane::balance::{Algorithm, Balance, Candidates, PickState};
+use corelane::balance::{Algorithm, Balance, Candidates, Entry, PickState};
 use corelane::end::End;
 use corelane::frame::{FrameRules, Layout, Preface};
 use corelane::key::{KeyExpression, NumberFormat};
@@ -122,8 +122,10 @@ fn the_hot_path_allocates_nothing() {
     let refused = Preface::Invalid(End::JsonTooDeep);
     assert_eq!(allocations_of(|| assert_eq!(rules.read(&deep), refused)), 0);
 
+    let ids = ["10.0.0.1:1", "10.0.0.2:1", "10.0.0.3:1"];
+    let entries = ids.map(|id| Entry { id, weight: 2, ready: id != ids[0] });
     for (name, algorithm) in Algorithm::NAMES {
-        let balance = Balance::prepare(*algorithm);
+        let balance = Balance::prepare(*algorithm, &entries, true);
         let mut state = PickState::new(3, 1);
         let pick = || balance.pick(b"868120212345678", &mut state, &Ready).is_some();
         assert_eq!(allocations_of(pick), 0, "{name}");

@@ -5,17 +5,17 @@ use super::{Candidates, round_robin};
 
 /// Live sessions and weight; compared by cross-multiplying, since a quotient would round.
 #[derive(Clone, Copy)]
-struct Load {
+pub(super) struct Load {
     live: u64,
     weight: u64,
 }
 
 impl Load {
-    fn of(among: &impl Candidates, index: usize) -> Load {
+    pub(super) fn of(among: &impl Candidates, index: usize) -> Load {
         Load { live: among.live(index).into(), weight: among.weight(index).into() }
     }
 
-    fn is_below(self, other: Load) -> bool {
+    pub(super) fn is_below(self, other: Load) -> bool {
         self.live * other.weight < other.live * self.weight
     }
 

@@ -5,10 +5,19 @@ use super::Candidates;
 
 /// Chooses a usable backend with a probability in proportion to its weight.
 pub(super) fn pick(state: &mut u64, among: &impl Candidates) -> Option<usize> {
-    let usable = || (0..among.count()).filter(|index| among.usable(*index));
-    let total: u64 = usable().map(|index| u64::from(among.weight(index))).sum();
-    let mut ticket = below(next(state), total);
-    usable().find(|index| {
+    pick_of(state, among, |index| among.usable(index))
+}
+
+/// Chooses one of those that `fits`.
+pub(super) fn pick_of(
+    state: &mut u64,
+    among: &impl Candidates,
+    fits: impl Fn(usize) -> bool,
+) -> Option<usize> {
+    let fitting = || (0..among.count()).filter(|index| fits(*index));
+    let sum: u64 = fitting().map(|index| u64::from(among.weight(index))).sum();
+    let mut ticket = below(next(state), sum);
+    fitting().find(|index| {
         let weight = u64::from(among.weight(*index));
         let is_chosen = ticket < weight;
         ticket = ticket.saturating_sub(weight);
@@ -18,16 +27,21 @@ pub(super) fn pick(state: &mut u64, among: &impl Candidates) -> Option<usize> {
 
 /// Scales a random word to `0..limit`: its high bits count most, and for totals far below 2^64 no
 /// value is noticeably likelier.
-fn below(random: u64, limit: u64) -> u64 {
+pub(super) fn below(random: u64, limit: u64) -> u64 {
     let scaled = (u128::from(random) * u128::from(limit)) >> 64;
     // Below `limit`, so it fits.
     scaled as u64
 }
 
 /// The next word of SplitMix64.
-fn next(state: &mut u64) -> u64 {
+pub(super) fn next(state: &mut u64) -> u64 {
     *state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let mut mixed = *state;
+    mixed(*state)
+}
+
+/// SplitMix64's output function: every bit of the input changes half of the output's.
+pub(super) fn mixed(word: u64) -> u64 {
+    let mut mixed = word;
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     mixed ^ (mixed >> 31)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::quantity::{ByteCount, Count, Rule, ShortDuration};
+use super::quantity::{ByteCount, Count, Ratio, Rule, ShortDuration};
 use super::share::{PerSecond, Percent};
 
 /// The tick of a shard: no deadline is finer.
@@ -136,6 +136,9 @@ pub const FAIL_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(2), HOUR);
 /// Twenty heartbeats of 30 s.
 pub const IDLE_TIMEOUT: Rule<Duration> =
     deadline(Duration::from_secs(600), Duration::from_secs(168 * 3_600));
+/// No default: there is no bound. At 1 a backend that has its share could take nobody else's key.
+pub const BOUNDED_LOAD: Rule<Ratio> =
+    Rule { default: None, least: Ratio(101), most: Ratio(10_000) };
 /// Per backend and shard.
 pub const WARM: Rule<Count> = count(0, 0, 1_024);
 /// Relative share of a backend.

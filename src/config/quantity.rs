@@ -44,7 +44,7 @@ impl<T: Quantity> Rule<T> {
             if let Some(default) = self.default {
                 schema.insert("default".to_string(), default.json());
             }
-            if schema.get("type").is_some_and(|kind| kind == "integer") {
+            if schema.get("type").is_some_and(|kind| kind == "integer" || kind == "number") {
                 schema.insert("minimum".to_string(), self.least.json());
                 schema.insert("maximum".to_string(), self.most.json());
             }
@@ -78,7 +78,7 @@ impl Shape for Count {
                 Err(Problem::wrong_type("an integer without quotes")
                     .near(integer.map(|integer| integer.to_string())))
             }
-            Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
+            Scalar::Float(_) | Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
         }
     }
 }
@@ -90,6 +90,51 @@ impl Quantity for Count {
 
     fn json(self) -> serde_json::Value {
         self.0.into()
+    }
+}
+
+/// A number with up to two decimals, in hundredths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ratio(pub u32);
+
+impl Shape for Ratio {
+    const EXPECTED: &'static str = "a number such as 1.25, with up to two decimals";
+
+    fn schema(_generator: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "number", "multipleOf": 0.01 })
+    }
+
+    fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
+        let number = match scalar {
+            Scalar::Float(number) if !number.is_nan() => number,
+            // Far beyond any range where a float is not exact.
+            Scalar::Integer(integer) => integer as f64,
+            Scalar::Text(text) => {
+                let number = text.trim().parse::<f64>().ok().filter(|number| number.is_finite());
+                return Err(Problem::wrong_type("a number without quotes")
+                    .near(number.map(|number| number.to_string())));
+            }
+            Scalar::Float(_) | Scalar::Other => {
+                return Err(Problem::wrong_type(Self::EXPECTED));
+            }
+        };
+        let hundredths = (number * 100.0).round();
+        // The conversion saturates: what is negative becomes 0.
+        if (number * 100.0 - hundredths).abs() < 1e-6 || number.is_infinite() {
+            return Ok(Ratio(hundredths as u32));
+        }
+        Err(Problem::new("more than two decimals", Self::EXPECTED)
+            .near(Some(Ratio(hundredths as u32).written())))
+    }
+}
+
+impl Quantity for Ratio {
+    fn written(self) -> String {
+        (f64::from(self.0) / 100.0).to_string()
+    }
+
+    fn json(self) -> serde_json::Value {
+        (f64::from(self.0) / 100.0).into()
     }
 }
 
@@ -250,7 +295,7 @@ fn with_unit(scalar: Scalar<'_>, units: &[(&str, &str, u64)]) -> Result<u64, Mis
     let text = match scalar {
         Scalar::Text(text) => text.to_string(),
         Scalar::Integer(integer) => integer.to_string(),
-        Scalar::Other => return Err(Miss::Type),
+        Scalar::Float(_) | Scalar::Other => return Err(Miss::Type),
     };
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

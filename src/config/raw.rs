@@ -14,7 +14,7 @@ use serde::de::MapAccess;
 pub use self::source::{BackendsFile, Source};
 use super::fault::Problem;
 use super::limits;
-use super::quantity::{ByteCount, Count, ShortDuration};
+use super::quantity::{ByteCount, Count, Ratio, ShortDuration};
 use super::shape::{Entries, OneOrMany, Scalar, Shape, Slot, table_shapes};
 use super::share::PerSecond;
 use super::value::{
@@ -220,6 +220,10 @@ pub struct Pool {
     /// Where backends come from besides the list: one table, or several, of which the first that
     /// has an address decides about it.
     pub source: Slot<OneOrMany<Source>>,
+    /// Keyed algorithms: a backend with more than this times its fair share of live sessions is
+    /// passed over. Without it there is no bound.
+    #[schemars(transform = limits::BOUNDED_LOAD.describe())]
+    pub bounded_load: Slot<Ratio>,
     /// Deadline of one connection attempt.
     #[schemars(transform = limits::CONNECT_TIMEOUT.describe())]
     pub connect_timeout: Slot<Duration>,
@@ -292,7 +296,9 @@ impl Shape for Backend {
     fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
         match scalar {
             Scalar::Text(_) => Address::from_scalar(scalar).map(Backend::Address),
-            Scalar::Integer(_) | Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
+            Scalar::Integer(_) | Scalar::Float(_) | Scalar::Other => {
+                Err(Problem::wrong_type(Self::EXPECTED))
+            }
         }
     }
 

@@ -51,19 +51,30 @@ fn read_as<T: DeserializeOwned + JsonSchema>(
 }
 
 /// Replaces values that the TOML library cannot hand over, or hands over in disguise (dates come as
-/// tables), by a float: no key takes one, so each still gets its fault.
+/// tables), by what is no number: no key takes that, so each still gets its fault.
 fn blunt(value: &mut DeValue<'_>) {
     match value {
         DeValue::Integer(integer) => {
             if i64::from_str_radix(integer.as_str(), integer.radix()).is_err() {
-                *value = DeValue::Float(DeFloat::default());
+                *value = not_a_number();
             }
         }
-        DeValue::Float(_) | DeValue::Datetime(_) => *value = DeValue::Float(DeFloat::default()),
+        DeValue::Float(float) => {
+            if float.as_str().parse::<f64>().is_err() {
+                *value = not_a_number();
+            }
+        }
+        DeValue::Datetime(_) => *value = not_a_number(),
         DeValue::Array(list) => list.iter_mut().for_each(|entry| blunt(entry.get_mut())),
         DeValue::Table(table) => blunt_table(table),
         DeValue::String(_) | DeValue::Boolean(_) => {}
     }
+}
+
+fn not_a_number() -> DeValue<'static> {
+    // The library has no other way to make one; this text is one.
+    let parsed = DeValue::parse("nan").map(Spanned::into_inner);
+    parsed.unwrap_or(DeValue::Float(DeFloat::default()))
 }
 
 fn blunt_table(table: &mut DeTable<'_>) {

@@ -28,7 +28,9 @@ pub enum Scalar<'a> {
     Text(&'a str),
     /// An integer.
     Integer(i64),
-    /// A float, a date, or a boolean where none is taken.
+    /// A number with a point.
+    Float(f64),
+    /// A date, or a boolean where none is taken.
     Other,
 }
 
@@ -125,8 +127,8 @@ impl<'de, T: Shape> Visitor<'de> for ShapeVisitor<T> {
         Ok(T::from_boolean(boolean))
     }
 
-    fn visit_f64<E>(self, _float: f64) -> Result<Self::Value, E> {
-        Ok(T::from_scalar(Scalar::Other))
+    fn visit_f64<E>(self, float: f64) -> Result<Self::Value, E> {
+        Ok(T::from_scalar(Scalar::Float(float)))
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, list: A) -> Result<Self::Value, A::Error> {
@@ -205,7 +207,7 @@ impl<T: Shape> Shape for Vec<Slot<T>> {
         let near = match scalar {
             Scalar::Text(text) => Some(format!("[{text:?}]")),
             Scalar::Integer(integer) => Some(format!("[{integer}]")),
-            Scalar::Other => None,
+            Scalar::Float(_) | Scalar::Other => None,
         };
         Err(Problem::wrong_type(Self::EXPECTED).near(near))
     }

@@ -71,7 +71,7 @@ fn written_text(scalar: Scalar<'_>, expected: &str) -> Result<String, Problem> {
     match scalar {
         Scalar::Text(text) => Ok(text.to_string()),
         Scalar::Integer(integer) => Ok(integer.to_string()),
-        Scalar::Other => Err(Problem::wrong_type(expected)),
+        Scalar::Float(_) | Scalar::Other => Err(Problem::wrong_type(expected)),
     }
 }
 

@@ -345,7 +345,9 @@ impl Shape for Cores {
             Scalar::Integer(core) => {
                 Err(Problem::wrong_type(Self::EXPECTED).near(Some(format!("[{core}]"))))
             }
-            Scalar::Text(_) | Scalar::Other => Err(Problem::wrong_type(Self::EXPECTED)),
+            Scalar::Text(_) | Scalar::Float(_) | Scalar::Other => {
+                Err(Problem::wrong_type(Self::EXPECTED))
+            }
         }
     }
 
@@ -445,6 +447,6 @@ impl Shape for Expected {
 fn text<'a>(scalar: Scalar<'a>, expected: &str) -> Result<&'a str, Problem> {
     match scalar {
         Scalar::Text(text) => Ok(text),
-        Scalar::Integer(_) | Scalar::Other => Err(Problem::wrong_type(expected)),
+        Scalar::Integer(_) | Scalar::Float(_) | Scalar::Other => Err(Problem::wrong_type(expected)),
     }
 }

@@ -69,7 +69,7 @@ impl Shard {
             && let Some(backend) =
                 session.placed.borrow().as_ref().and_then(|placed| placed.backend.as_ref())
         {
-            backend.shared.live.fetch_sub(1, Relaxed);
+            backend.shared.closed();
             backend.shared.cells.of(self.index).active.sub(1);
         }
         if self.log.is_on() && !self.log.push(self.record(session, end, life)) {

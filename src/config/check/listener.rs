@@ -160,6 +160,9 @@ impl Checker<'_> {
     /// Legal, but rarely meant: without a key every client hashes alike.
     fn keyless_to_one(&mut self, pool: usize, path: &Path) {
         let Some((pool, balance)) = self.keyed(Some(pool)) else { return };
+        if balance.spreads_keyless() {
+            return;
+        }
         let what = format!(
             "clients without a key all go to one backend of pool {}, as {} gives the empty key one \
              home",

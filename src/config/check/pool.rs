@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::{Checker, Declared, count_u32};
-use crate::balance::Algorithm;
+use crate::balance::{Algorithm, Excess, Factor};
 use crate::config::document::{Path, quote};
 use crate::config::fault::Problem;
-use crate::config::quantity::Count;
+use crate::config::quantity::{Count, Ratio};
 use crate::config::shape::{Entries, Shape, Slot};
 use crate::config::share::PerSecond;
 use crate::config::value::{Keepalive, OneOf, ProxyOut};
@@ -58,6 +58,7 @@ impl Checker<'_> {
         let balance = self.required(raw.balance, &path.key("balance"), &names);
         let balance = balance.map(|OneOf(balance)| balance);
         let on_down = self.on_down(raw.on_down, &path.key("on_down"), balance);
+        let bounded_load = self.bounded_load(raw.bounded_load, &path.key("bounded_load"), balance);
         let connect_timeout =
             self.within(raw.connect_timeout, &path.key("connect_timeout"), limits::CONNECT_TIMEOUT);
         let retries = self.within(raw.retries, &path.key("retries"), limits::RETRIES);
@@ -88,13 +89,14 @@ impl Checker<'_> {
         if let (Some(sources), Some(backends)) = (&sources, &backends) {
             self.families(sources, backends, &path.key("source_addresses"));
         }
-        if let (Some(Algorithm::Crc32Mod), Some(backends)) = (balance, &backends) {
-            self.weights_ignored(backends, path);
+        if let (Some(balance), Some(backends)) = (balance, &backends) {
+            self.weights(balance, backends, &path.key("backends"));
         }
         Some(Pool {
             name: name.to_string(),
             balance: balance?,
             on_down: on_down?,
+            bounded_load: bounded_load?,
             connect_timeout: connect_timeout?,
             retries: count_u32(retries)?,
             fail_timeout: fail_timeout?,
@@ -133,15 +135,35 @@ impl Checker<'_> {
     ) -> Option<OnDown> {
         let written = !matches!(slot, Slot::Absent);
         let OneOf(on_down) = self.or(slot, path, OneOf(OnDown::Reject))?;
-        if let Some(balance) = balance.filter(|balance| written && !balance.is_keyed()) {
+        if written {
+            self.keyed_only(balance, path, "remove it: backends that are down are passed over");
+        }
+        Some(on_down)
+    }
+
+    /// `None` when it is wrong; `Some(None)` when there is no bound.
+    fn bounded_load(
+        &mut self,
+        slot: Slot<Ratio>,
+        path: &Path,
+        balance: Option<Algorithm>,
+    ) -> Option<Option<Factor>> {
+        if matches!(slot, Slot::Absent) {
+            return Some(None);
+        }
+        let Ratio(hundredths) = self.within(slot, path, limits::BOUNDED_LOAD)?;
+        self.keyed_only(balance, path, "remove it, or choose a balance by key");
+        Some(Some(Factor(hundredths)))
+    }
+
+    fn keyed_only(&mut self, balance: Option<Algorithm>, path: &Path, valid: &str) {
+        if let Some(balance) = balance.filter(|balance| !balance.is_keyed()) {
             let what = format!(
                 "has no meaning for {}, which gives no key a backend of its own",
                 balance.name()
             );
-            let valid = "remove it: backends that are down are passed over";
             self.relation(path, Problem::new(what, valid));
         }
-        Some(on_down)
     }
 
     fn on_removal(
@@ -269,11 +291,21 @@ impl Checker<'_> {
         }
     }
 
-    fn weights_ignored(&mut self, backends: &[Backend], path: &Path) {
-        if backends.iter().any(|backend| backend.weight != 1) {
-            let what = "crc32_mod ignores weights: every backend owns the same share of keys";
+    /// What the algorithm makes of the weights: nothing, or too much.
+    fn weights(&mut self, balance: Algorithm, backends: &[Backend], path: &Path) {
+        let weights: Vec<u32> = backends.iter().map(|backend| backend.weight).collect();
+        if balance.ignores_weights() && weights.iter().any(|weight| *weight != 1) {
+            let what = format!(
+                "{} ignores weights: every backend owns the same share of keys",
+                balance.name()
+            );
             let valid = "leave weight out, or choose another balance";
-            self.warn(&path.key("backends"), Problem::new(what, valid));
+            self.warn(path, Problem::new(what, valid));
+        }
+        if let Some(Excess { what, found, most }) = balance.excess(&weights) {
+            let what = format!("too much for {}: {what}: {found}", balance.name());
+            let valid = format!("at most {most}: smaller weights, or another balance");
+            self.relation(path, Problem::new(what, valid).without_found());
         }
     }
 

@@ -72,7 +72,7 @@ impl Shape for Flag {
     fn from_scalar(scalar: Scalar<'_>) -> Result<Self, Problem> {
         let near = match scalar {
             Scalar::Text(text) => text.parse::<bool>().ok().map(|flag| flag.to_string()),
-            Scalar::Integer(_) | Scalar::Other => None,
+            Scalar::Integer(_) | Scalar::Float(_) | Scalar::Other => None,
         };
         Err(Problem::wrong_type(Self::EXPECTED).near(near))
     }
