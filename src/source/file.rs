@@ -1,9 +1,9 @@
 //! Watches a file of backends.
 //!
 //! Not the file but the folders that its path leads through are watched (`file/trail.rs`), so that
-//! it may be replaced by rename, deleted and made again, and reached through links that are swapped,
-//! as those of a mounted Kubernetes ConfigMap are. What the kernel does not tell (network file
-//! systems) is found by reading again every `resync`.
+//! it may be replaced by rename, deleted and made again, and reached through links that are
+//! swapped, as those of a mounted Kubernetes ConfigMap are. What the kernel does not tell (network
+//! file systems) is found by reading again every `resync`.
 //!
 //! A file that is being written is read when its writer closes it or pauses. What is then no whole
 //! list is a failure like any other: the last set stays in force, and the file is read again.
