@@ -4,6 +4,7 @@
 pub mod consul;
 pub mod desk;
 pub mod dns;
+pub mod etcd;
 pub mod process;
 pub mod proxy;
 pub mod redis;
