@@ -401,7 +401,7 @@ fn the_time_from_a_change_to_the_desk() {
         let watch = start(ConsulSource { wait, ..consul.settings() });
         while watch.set().members.len() != members {}
         let changes: u32 =
-            std::env::var("CORELANE_CHANGES").map_or(5, |changes| changes.parse().unwrap());
+            std::env::var("CORELANE_CHANGES").map_or(3, |changes| changes.parse().unwrap());
         let mut taken: Vec<Duration> = (0..changes)
             .map(|round| {
                 // Slower than the rate limit, and not in step with the agent's waiting.

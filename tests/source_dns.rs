@@ -206,7 +206,7 @@ fn the_next_resolver_is_asked_when_one_does_not_answer() {
     let began = Instant::now();
     watch.unchanged();
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(1) + TIMEOUT / 2, "no time is lost on the others: {took:?}");
+    assert!(took < Duration::from_secs(1) + TIMEOUT, "no time is lost on the others: {took:?}");
 }
 
 #[test]
@@ -234,9 +234,9 @@ fn asked_again_as_the_time_to_live_says() {
     let watch = dns.watch("c2s.fleet.test");
     watch.set();
     let began = dns.questions();
-    watch.is_quiet_for(Duration::from_millis(3_500));
+    watch.is_quiet_for(Duration::from_millis(2_500));
     let asked = dns.questions() - began;
-    assert!((4..=8).contains(&asked), "{asked} questions in 3.5 s");
+    assert!((4..=6).contains(&asked), "{asked} questions in 2.5 s");
 
     // Longer: four fifths to nine tenths of it.
     let mut dns = Dns::authority(3, &[record]);
@@ -246,15 +246,16 @@ fn asked_again_as_the_time_to_live_says() {
     dns.restart_authority(1, &["host-record=c2s.fleet.test,10.0.0.2"]);
     assert_eq!(shown(&watch.set()), [line(2)]);
     let took = began.elapsed();
-    let expected = Duration::from_millis(2_300)..Duration::from_millis(3_200);
+    let expected = Duration::from_millis(2_300)..Duration::from_millis(4_000);
     assert!(expected.contains(&took), "a change was seen after {took:?}");
     // The new time to live holds from now on, and an operator need not wait for it.
     let began = Instant::now();
     watch.unchanged();
-    assert!(began.elapsed() < Duration::from_millis(1_500));
+    assert!(began.elapsed() < Duration::from_millis(2_300), "{:?}", began.elapsed());
+    let began = Instant::now();
     watch.refresh();
     watch.unchanged();
-    assert!(began.elapsed() < Duration::from_millis(1_700), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -389,7 +390,7 @@ fn the_time_from_a_change_to_the_desk() {
     let watch = dns.watch("c2s.fleet.test");
     watch.set();
     let changes: u32 =
-        std::env::var("CORELANE_CHANGES").map_or(6, |changes| changes.parse().unwrap());
+        std::env::var("CORELANE_CHANGES").map_or(3, |changes| changes.parse().unwrap());
     let mut taken: Vec<Duration> = (1..=changes)
         .map(|number| {
             // Not in step with the questions.
