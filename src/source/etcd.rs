@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 use tonic::Streaming;
 
-use self::client::{Client, Watching};
+use self::client::{Client, Watching, is_too_long};
 use self::mirror::{Mirror, Step};
 use self::wire::{WatchProgressRequest, WatchRequest, WatchResponse};
 use super::retry::{GAP, PAUSE_MAX, Retry, jittered};
@@ -165,6 +165,10 @@ impl Follower<'_> {
                     }
                 }
                 Event::Answer(Ok(None)) => return Err(client.broken()),
+                // It can be read in smaller pieces than it can be told in.
+                Event::Answer(Err(status)) if is_too_long(&status) => {
+                    return Ok("one answer cannot hold what has changed");
+                }
                 Event::Answer(Err(status)) => return Err(client.failure("watching", &status)),
                 Event::Quiet => {
                     asked = Some(Instant::now());

@@ -10,6 +10,9 @@ use tokio::sync::Notify;
 
 use super::process::DEADLINE;
 
+/// No test watches longer, however many reports come: a loop over them ends.
+const LIFE: Duration = Duration::from_secs(120);
+
 /// A running watcher.
 pub struct Watch {
     reports: Receiver<(Instant, Report)>,
@@ -51,6 +54,7 @@ impl Watch {
     }
 
     pub fn report_within(&self, patience: Duration) -> Option<(Instant, Report)> {
+        assert!(self.began.elapsed() < LIFE, "not what is waited for; {}", self.story());
         let (at, report) = self.reports.recv_timeout(patience).ok()?;
         self.seen.lock().unwrap().push((at - self.began, report.clone()));
         Some((at, report))
@@ -130,7 +134,8 @@ impl Watch {
     }
 
     fn story(&self) -> String {
-        format!("reports so far: {:#?}", self.seen.lock().unwrap())
+        let seen = self.seen.lock().unwrap();
+        format!("the last of {} reports: {:#?}", seen.len(), &seen[seen.len().saturating_sub(20)..])
     }
 }
 

@@ -320,8 +320,8 @@ fn forgotten(status: &Status) -> bool {
     status.message().contains("has been compacted")
 }
 
-/// The library refuses an answer by its length, before it is read.
-fn is_too_long(status: &Status) -> bool {
+/// Whether the library has refused an answer by its length, before reading it.
+pub fn is_too_long(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.message().contains("message length too large")
 }
 
