@@ -68,12 +68,15 @@ fn services_their_weights_and_their_targets() {
     let reading = watch.set();
     assert_eq!(
         shown(&reading),
-        ["10.0.0.1:1000 5 ready", "10.0.0.2:1001 3 ready", "[fd00::1]:1000 5 ready"],
-        "the lowest priority only; of two weights of one address the larger"
+        ["10.0.0.1:1000 5 ready", "10.0.0.2:1001 1 ready", "[fd00::1]:1000 5 ready"],
+        "the lowest priority only; of two weights of one address the smaller"
     );
-    assert_eq!(reading.rejected.len(), 1);
-    assert_eq!(reading.rejected[0].entry, "gone.fleet.test.:1000");
-    assert_eq!(reading.rejected[0].why, "its target has no address");
+    let rejected: Vec<(&str, &str)> =
+        reading.rejected.iter().map(|entry| (&*entry.entry, &*entry.why)).collect();
+    let gone = ("gone.fleet.test.:1000", "its target has no address");
+    assert!(rejected.contains(&gone), "{rejected:?}");
+    assert!(rejected.contains(&("10.0.0.2:1001", "the same address as another entry")));
+    assert_eq!(rejected.len(), 2);
 
     dns.restart_authority(1, &[&records(&serve(&["a.fleet.test,1000,10,50"]))]);
     let (reading, _) = watch.set_after_failures();
@@ -85,7 +88,7 @@ fn services_their_weights_and_their_targets() {
     dns.restart_authority(1, &[&records(&serve(&["gone.fleet.test,1000,10,1"]))]);
     assert!(watch.failure_of(FailureCause::Malformed).detail.contains("gone.fleet.test"));
     // A target of the root says that there is no service.
-    dns.restart_authority(1, &[&service("").trim_end_matches(',')]);
+    dns.restart_authority(1, &[service("").trim_end_matches(',')]);
     assert_eq!(shown(&watch.set_after_failures().0), [""; 0]);
 }
 
@@ -98,7 +101,8 @@ fn aliases_are_followed_within_an_answer_and_from_answer_to_answer() {
     assert_eq!(shown(&authority.watch("one.fleet.test").set()), [line(1)]);
     let resolver = Dns::start(&format!("{}\n{target}\nlocal-ttl=1", chain.join("\n")));
     // It has no SOA to prove that there is no AAAA: only IPv4 can be asked of it.
-    let watch = start_with(resolv_conf(&resolver, "options no-aaaa").1, "one.fleet.test");
+    let (_directory, system) = resolv_conf(&resolver, "options no-aaaa");
+    let watch = start_with(system, "one.fleet.test");
     assert_eq!(shown(&watch.set()), [line(1)]);
 }
 
@@ -202,7 +206,7 @@ fn the_next_resolver_is_asked_when_one_does_not_answer() {
     let began = Instant::now();
     watch.unchanged();
     let took = began.elapsed();
-    assert!(took < Duration::from_secs(1) + TIMEOUT / 2, "no time is lost on the others: {took:?}");
+    assert!(took < Duration::from_secs(1) + TIMEOUT, "no time is lost on the others: {took:?}");
 }
 
 #[test]
@@ -230,9 +234,9 @@ fn asked_again_as_the_time_to_live_says() {
     let watch = dns.watch("c2s.fleet.test");
     watch.set();
     let began = dns.questions();
-    watch.is_quiet_for(Duration::from_millis(3_500));
+    watch.is_quiet_for(Duration::from_millis(2_500));
     let asked = dns.questions() - began;
-    assert!((4..=8).contains(&asked), "{asked} questions in 3.5 s");
+    assert!((4..=6).contains(&asked), "{asked} questions in 2.5 s");
 
     // Longer: four fifths to nine tenths of it.
     let mut dns = Dns::authority(3, &[record]);
@@ -242,15 +246,16 @@ fn asked_again_as_the_time_to_live_says() {
     dns.restart_authority(1, &["host-record=c2s.fleet.test,10.0.0.2"]);
     assert_eq!(shown(&watch.set()), [line(2)]);
     let took = began.elapsed();
-    let expected = Duration::from_millis(2_300)..Duration::from_millis(3_200);
+    let expected = Duration::from_millis(2_300)..Duration::from_millis(4_000);
     assert!(expected.contains(&took), "a change was seen after {took:?}");
     // The new time to live holds from now on, and an operator need not wait for it.
     let began = Instant::now();
     watch.unchanged();
-    assert!(began.elapsed() < Duration::from_millis(1_500));
+    assert!(began.elapsed() < Duration::from_millis(2_300), "{:?}", began.elapsed());
+    let began = Instant::now();
     watch.refresh();
     watch.unchanged();
-    assert!(began.elapsed() < Duration::from_millis(1_700), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_millis(700), "{:?}", began.elapsed());
 }
 
 #[test]
@@ -384,20 +389,26 @@ fn the_time_from_a_change_to_the_desk() {
     let dns = Dns::authority(1, &[]);
     let watch = dns.watch("c2s.fleet.test");
     watch.set();
-    let mut taken: Vec<Duration> = (1..=6)
+    let changes: u32 =
+        std::env::var("CORELANE_CHANGES").map_or(3, |changes| changes.parse().unwrap());
+    let mut taken: Vec<Duration> = (1..=changes)
         .map(|number| {
             // Not in step with the questions.
-            pause(Duration::from_millis(170 * u64::from(number)));
+            pause(Duration::from_millis(170 * u64::from(number % 6 + 1)));
             let changed = Instant::now();
-            dns.hosts(&[&host(number)]);
+            dns.hosts(&[&host(number % 250)]);
             loop {
-                if let (at, Report::Set(_)) = watch.report() {
-                    return at.saturating_duration_since(changed);
+                match watch.report() {
+                    (at, Report::Set(_)) => return at.saturating_duration_since(changed),
+                    (_, Report::Failed(failure)) => println!("change {number}: {failure}"),
+                    (_, Report::Unchanged) => println!("change {number}: unchanged"),
                 }
             }
         })
         .collect();
     taken.sort();
-    println!("change to report at 1 s to live: median {:?}, worst {:?}", taken[3], taken[5]);
-    assert!(taken[5] < Duration::from_millis(1_500), "{taken:?}");
+    let (median, worst) = (taken[taken.len() / 2], taken[taken.len() - 1]);
+    println!("DNS, 1 s to live, {changes} changes: median {median:?}, worst {worst:?}");
+    // A question that is lost on a loaded machine costs a timeout and a pause.
+    assert!(worst < Duration::from_secs(5), "{taken:?}");
 }

@@ -39,7 +39,8 @@ impl Default for SystemResolvers {
     }
 }
 
-/// Reports the name's backends until the desk is closed.
+/// Reports the name's backends until the desk is closed. How often the set is read is a matter of
+/// its time to live: `timings.resync` does not count.
 pub async fn watch(settings: DnsSource, timings: Timings, desk: Desk) {
     watch_with(SystemResolvers::default(), settings, timings, desk).await;
 }
@@ -66,7 +67,7 @@ pub async fn watch_with(
             }
             Ok(found) => {
                 retry.forget();
-                let pause = pause(&found, &settings, rand::random()).min(timings.resync);
+                let pause = pause(&found, &settings, rand::random());
                 if known.as_ref() == Some(&found.reading) {
                     (Report::Unchanged, pause)
                 } else {

@@ -141,6 +141,20 @@ impl Consul {
         self.put("/v1/agent/service/register", &service.to_string());
     }
 
+    /// Instances on a node without an agent: number, address and weight, 60 at most.
+    pub fn register_many(&self, instances: &[(usize, String, u32)]) {
+        let node = json!({ "Node": "outside", "Address": "10.9.9.9" });
+        let mut operations = vec![json!({ "Node": { "Verb": "set", "Node": node } })];
+        operations.extend(instances.iter().map(|(number, address, weight)| {
+            let service = json!({
+                "Service": SERVICE, "ID": format!("many-{number}"), "Address": address,
+                "Port": 1000, "Weights": { "Passing": weight, "Warning": 1 },
+            });
+            json!({ "Service": { "Verb": "set", "Node": "outside", "Service": service } })
+        }));
+        self.put("/v1/txn", &json!(operations).to_string());
+    }
+
     pub fn deregister(&self, number: u8) {
         self.put(&format!("/v1/agent/service/deregister/c2s-{number}"), "");
     }

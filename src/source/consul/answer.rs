@@ -8,12 +8,10 @@ use hyper::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::config::{Address, BackendState};
+use crate::config::Address;
 use crate::fetch::Answer;
-use crate::source::{Failure, FailureCause, Member, Reading, Rejected};
+use crate::source::{Failure, FailureCause, Member, Reading, Rejected, value};
 
-/// Most instances of one service.
-const INSTANCES_MAX: usize = 65_536;
 /// Longest quotation of a store's words, in characters.
 const QUOTED_MAX: usize = 200;
 
@@ -122,7 +120,7 @@ struct Service {
 #[derive(Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Weights {
-    passing: u32,
+    passing: i64,
 }
 
 impl Default for Weights {
@@ -135,71 +133,49 @@ impl Default for Weights {
 fn read(body: &[u8]) -> Result<Reading, Failure> {
     let instances: Vec<&RawValue> = serde_json::from_slice(body)
         .map_err(|error| malformed(format!("the answer is no list of instances: {error}")))?;
-    if instances.len() > INSTANCES_MAX {
-        let count = instances.len();
-        return Err(malformed(format!("{count} instances, {INSTANCES_MAX} at most")));
-    }
-    let mut found = Vec::with_capacity(instances.len());
-    let mut rejected = Vec::new();
-    for (number, instance) in instances.iter().enumerate() {
-        match serde_json::from_str::<Instance>(instance.get()) {
+    let count = instances.len();
+    let mut entries: Vec<Result<Member, Rejected>> = instances
+        .iter()
+        .enumerate()
+        .map(|(number, instance)| match serde_json::from_str::<Instance>(instance.get()) {
+            Ok(instance) => member(&instance),
             Err(error) => {
                 let entry = format!("instance {number}");
-                rejected.push(Rejected { entry, why: cut(&error.to_string()) });
+                Err(Rejected::new(entry.as_bytes(), cut(&error.to_string())))
             }
-            Ok(instance) => match member(&instance) {
-                Ok(member) => found.push((member, instance.service.id)),
-                Err(why) => rejected.push(Rejected { entry: cut(&instance.service.id), why }),
-            },
+        })
+        .collect();
+    // Consul's order means nothing.
+    entries.sort_by(|a, b| place(a).cmp(&place(b)));
+    let reading = Reading::gather(entries, None)?;
+    match reading.rejected.first() {
+        Some(Rejected { entry, why }) if reading.members.is_empty() => {
+            Err(malformed(format!("none of {count} instances is usable: {entry}: {why}")))
         }
-    }
-    // By address, then by name: which of two instances with one address counts does not depend
-    // on the order of the answer.
-    found
-        .sort_by(|(a, a_id), (b, b_id)| key(&a.address).cmp(&key(&b.address)).then(a_id.cmp(b_id)));
-    let mut members: Vec<Member> = Vec::with_capacity(found.len());
-    for (member, id) in found {
-        match members.last() {
-            Some(last) if last.address == member.address => {
-                let why = format!("another instance has the address {}", member.address);
-                rejected.push(Rejected { entry: cut(&id), why });
-            }
-            _ => members.push(member),
-        }
-    }
-    if let (true, Some(first)) = (members.is_empty(), rejected.first()) {
-        let count = rejected.len();
-        let (entry, why) = (&first.entry, &first.why);
-        return Err(malformed(format!("none of {count} instances is usable: {entry}: {why}")));
-    }
-    rejected.sort_by(|a, b| a.entry.cmp(&b.entry).then_with(|| a.why.cmp(&b.why)));
-    Ok(Reading { members, rejected, revision: None })
-}
-
-fn key(address: &Address) -> Option<SocketAddr> {
-    match address {
-        Address::Tcp(address) => Some(*address),
-        Address::Unix(_) => None,
+        _ => Ok(reading),
     }
 }
 
-fn member(instance: &Instance) -> Result<Member, String> {
+/// Members by address, what is rejected after them by name.
+fn place(entry: &Result<Member, Rejected>) -> (Option<SocketAddr>, &str, &str) {
+    match entry {
+        Ok(Member { address: Address::Tcp(address), .. }) => (Some(*address), "", ""),
+        Ok(Member { address: Address::Unix(_), .. }) => (None, "", ""),
+        Err(Rejected { entry, why }) => (None, entry, why),
+    }
+}
+
+fn member(instance: &Instance) -> Result<Member, Rejected> {
     let Instance { node, service } = instance;
     let host = if service.address.is_empty() { &node.address } else { &service.address };
-    let Ok(ip) = host.parse::<IpAddr>() else {
-        return Err(format!("{:?} is no IP address", cut(host)));
-    };
+    let by_name = |why: String| Rejected::new(service.id.as_bytes(), why);
+    let ip: IpAddr = host.parse().map_err(|error| by_name(format!("{:?}: {error}", cut(host))))?;
     if service.port == 0 {
-        return Err("it has no port".to_owned());
+        return Err(by_name("it has no port".to_owned()));
     }
-    let passing = service.weights.passing;
-    if passing > 65_535 {
-        return Err(format!("weight {passing} is above 65535"));
-    }
-    Ok(Member {
-        address: Address::Tcp(SocketAddr::new(ip, service.port)),
-        weight: passing.max(1),
-        state: if passing == 0 { BackendState::Drain } else { BackendState::Ready },
-        order: None,
-    })
+    let address = SocketAddr::new(ip, service.port);
+    // From here on the address is its name: what was known of it stays in force.
+    let (weight, state) = value::weight(service.weights.passing)
+        .map_err(|why| Rejected::new(address.to_string().as_bytes(), why))?;
+    Ok(Member { address: Address::Tcp(address), weight, state, order: None })
 }

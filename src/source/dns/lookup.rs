@@ -19,8 +19,6 @@ use crate::source::{Failure, FailureCause, Member, Reading, Rejected};
 
 /// Most SRV records of the lowest priority: each costs two questions.
 const TARGETS_MAX: usize = 1_024;
-/// Most addresses of a set; a message of 64 KiB holds 4,095.
-const MEMBERS_MAX: usize = 16_384;
 /// Questions about targets that are asked at the same time.
 const AT_ONCE: usize = 16;
 
@@ -109,8 +107,7 @@ impl Resolvers {
     async fn addresses_with(&self, name: &Name, port: u16) -> Result<Found, Failure> {
         let part = self.first_with_data(name, Wanted::Addresses).await?;
         let ips = part.data.iter().filter_map(ip);
-        let members = ips.map(|ip| (SocketAddr::new(ip, port), 1)).collect();
-        found(members, Vec::new(), part.ttl)
+        found(ips.map(|ip| Ok((SocketAddr::new(ip, port), 1))).collect(), part.ttl)
     }
 
     async fn services(&self, name: &Name) -> Result<Found, Failure> {
@@ -128,18 +125,17 @@ impl Resolvers {
             .buffer_unordered(AT_ONCE)
             .try_collect()
             .await?;
-        let mut members = Vec::new();
-        let mut rejected = Vec::new();
+        let mut entries = Vec::new();
         let mut ttl = part.ttl;
         for service in services {
             let Some(addresses) = asked.get(&service.target) else { continue };
             ttl = [ttl, addresses.ttl].into_iter().flatten().min();
             match judge(service, addresses) {
-                Err(why) => rejected.push(Rejected { entry: entry(service), why }),
-                Ok(found) => members.extend(found),
+                Err(why) => entries.push(Err(rejected(service, why))),
+                Ok(members) => entries.extend(members.into_iter().map(Ok)),
             }
         }
-        found(members, rejected, ttl)
+        found(entries, ttl)
     }
 
     async fn target(&self, name: Name) -> Result<(Name, Part), Failure> {
@@ -248,47 +244,48 @@ fn preferred(data: &[Data]) -> Vec<&SRV> {
 }
 
 /// The members of one SRV record. Weight 0 is the smallest share, not none (RFC 2782).
-fn judge(service: &SRV, addresses: &Part) -> Result<Vec<(SocketAddr, u32)>, String> {
+fn judge(service: &SRV, addresses: &Part) -> Result<Vec<(SocketAddr, u32)>, &'static str> {
     if service.port == 0 {
-        return Err("it has no port".to_owned());
+        return Err("it has no port");
     }
     if addresses.data.is_empty() {
-        return Err("its target has no address".to_owned());
+        return Err("its target has no address");
     }
     let weight = u32::from(service.weight).max(1);
     let ips = addresses.data.iter().filter_map(ip);
     Ok(ips.map(|ip| (SocketAddr::new(ip, service.port), weight)).collect())
 }
 
-fn entry(service: &SRV) -> String {
-    format!("{}:{}", service.target, service.port).chars().take(200).collect()
+fn rejected(service: &SRV, why: &str) -> Rejected {
+    Rejected::new(format!("{}:{}", service.target, service.port).as_bytes(), why)
 }
 
 fn found(
-    mut members: Vec<(SocketAddr, u32)>,
-    mut rejected: Vec<Rejected>,
+    mut entries: Vec<Result<(SocketAddr, u32), Rejected>>,
     ttl: Option<Duration>,
 ) -> Result<Found, Failure> {
-    if members.len() > MEMBERS_MAX {
-        return Err(malformed(format!("{} addresses, {MEMBERS_MAX} at most", members.len())));
-    }
-    if let (true, Some(first)) = (members.is_empty(), rejected.first()) {
-        let (entry, why) = (&first.entry, &first.why);
-        return Err(malformed(format!("no record is usable: {entry}: {why}")));
-    }
-    // Of records that give one address different weights the largest counts, in whatever order
-    // they came.
-    members.sort_by_key(|(address, weight)| (*address, std::cmp::Reverse(*weight)));
-    members.dedup_by_key(|(address, _)| *address);
-    rejected.sort_by(|a, b| a.entry.cmp(&b.entry).then_with(|| a.why.cmp(&b.why)));
-    let members = members.into_iter().map(|(address, weight)| Member {
-        address: Address::Tcp(address),
-        weight,
-        state: BackendState::Ready,
-        order: None,
+    // Resolvers rotate what they answer.
+    entries.sort_by(|a, b| place(a).cmp(&place(b)));
+    let members = entries.into_iter().map(|entry| {
+        let (address, weight) = entry?;
+        let address = Address::Tcp(address);
+        Ok(Member { address, weight, state: BackendState::Ready, order: None })
     });
-    let reading = Reading { members: members.collect(), rejected, revision: None };
-    Ok(Found { reading, ttl: ttl.unwrap_or_default() })
+    let reading = Reading::gather(members, None)?;
+    match reading.rejected.first() {
+        Some(Rejected { entry, why }) if reading.members.is_empty() => {
+            Err(malformed(format!("no record is usable: {entry}: {why}")))
+        }
+        _ => Ok(Found { reading, ttl: ttl.unwrap_or_default() }),
+    }
+}
+
+/// Members by address, what is rejected after them by name.
+fn place(entry: &Result<(SocketAddr, u32), Rejected>) -> (Option<SocketAddr>, u32, &str) {
+    match entry {
+        Ok((address, weight)) => (Some(*address), *weight, ""),
+        Err(rejected) => (None, 0, &rejected.entry),
+    }
 }
 
 fn malformed(detail: String) -> Failure {
