@@ -1,21 +1,30 @@
-//! The admin interface: what an operator, a probe or Prometheus asks over HTTP. It only looks.
+//! The admin interface: what an operator, a probe or Prometheus asks over HTTP.
 //!
 //! It runs on the control plane's runtime. One request per connection, and a deadline on each
-//! connection: nobody can hold a slot by sending or reading slowly.
+//! connection: nobody can hold a slot by sending or reading slowly. A stream of events has another:
+//! it goes on as long as it is read.
 
+mod answer;
+pub mod audit;
 mod body;
+mod guard;
 mod http;
 mod phase;
 mod pools;
 mod sessions;
 mod socket;
+mod who;
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -23,14 +32,17 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
-use crate::control::Command;
+use crate::config::Config;
+use crate::control::commands::Command;
 use crate::listen::unix::SocketFile;
 use crate::log::Logs;
 use crate::metrics::Metrics;
 use crate::shard::mailbox::ShardHandle;
 use crate::source::view::SourceView;
 use crate::table::Table;
+use audit::Audit;
 use socket::Listening;
+use who::Peer;
 
 pub use phase::{Phase, Stage};
 pub use socket::AdminListener;
@@ -67,6 +79,10 @@ pub struct AdminState {
     pub sources: watch::Receiver<Arc<[SourceView]>>,
     /// To the control plane.
     pub commands: mpsc::Sender<Command>,
+    /// The configuration in force.
+    pub configs: watch::Receiver<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
 }
 
 /// Answers requests until the future is dropped; then the socket file, if any, is removed.
@@ -90,11 +106,17 @@ async fn accept_all(acceptor: Acceptor, router: Router) {
         // An error would mean that the semaphore is closed, which nobody does.
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         match acceptor.accept().await {
-            Ok(Stream::Tcp(stream)) => {
-                connections.spawn(answer(stream, router.clone(), slot));
+            Ok(Stream::Tcp(stream, address)) => {
+                let caller = Caller { peer: Peer::Tcp(address), router: router.clone(), slot };
+                connections.spawn(answer(stream, caller));
             }
             Ok(Stream::Unix(stream)) => {
-                connections.spawn(answer(stream, router.clone(), slot));
+                let peer = match stream.peer_cred() {
+                    Ok(known) => Peer::Unix { uid: known.uid(), pid: known.pid() },
+                    Err(_gone_already) => Peer::Unknown,
+                };
+                let caller = Caller { peer, router: router.clone(), slot };
+                connections.spawn(answer(stream, caller));
             }
             Err(error) => {
                 tracing::warn!(%error, "admin connection not accepted");
@@ -105,11 +127,24 @@ async fn accept_all(acceptor: Acceptor, router: Router) {
     }
 }
 
+/// Who is at the other end of a connection, and what it is answered by.
+struct Caller {
+    peer: Peer,
+    router: Router,
+    slot: OwnedSemaphorePermit,
+}
+
 /// One connection, one request.
-async fn answer<S>(stream: S, router: Router, slot: OwnedSemaphorePermit)
+async fn answer<S>(stream: S, caller: Caller)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let Caller { peer, router, slot } = caller;
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        router.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
@@ -117,7 +152,7 @@ where
         .keep_alive(false)
         // `nc -N` and the like close their side after the request and still want the answer.
         .half_close(true)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
@@ -132,7 +167,7 @@ enum Acceptor {
 }
 
 enum Stream {
-    Tcp(TcpStream),
+    Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
 }
 
@@ -148,7 +183,10 @@ impl Acceptor {
 
     async fn accept(&self) -> io::Result<Stream> {
         Ok(match self {
-            Acceptor::Tcp(listener) => Stream::Tcp(listener.accept().await?.0),
+            Acceptor::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Stream::Tcp(stream, address)
+            }
             Acceptor::Unix { listener, .. } => Stream::Unix(listener.accept().await?.0),
         })
     }

@@ -20,6 +20,7 @@ mod share;
 mod source;
 mod store_url;
 mod substitute;
+mod tokens;
 mod value;
 
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use tokens::{TOKEN_LEN_MIN, Tokens, TokensError};
 pub use value::AddressError;
 
 use crate::balance::{Algorithm, Factor};
@@ -80,6 +82,12 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens.
     pub listen: Address,
+    /// File of bearer tokens, one of which every request has to bring; read for every request, so
+    /// that they can be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Names in lower case, without port, that a request over TCP may call us by, beside IP
+    /// addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`

@@ -1,6 +1,7 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod commands;
 pub mod reload;
 pub mod sources;
 
@@ -11,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use self::reload::{Refused, Reloaded};
+use self::commands::Command;
 use self::sources::Sources;
+use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
 use crate::listen::Bindings;
@@ -44,6 +46,10 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// The configuration in force, for the pages.
+    pub configs: watch::Sender<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
     /// What is listened on.
     pub bindings: Bindings,
     /// Every shard's mailbox.
@@ -54,18 +60,6 @@ pub struct Control {
     pub session_log: SessionLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
-}
-
-/// What others ask of the control plane.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
-    Reload {
-        /// Change nothing.
-        dry_run: bool,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reloaded, Refused>>,
-    },
 }
 
 /// Commands that may wait; who sends more waits too.
@@ -155,6 +149,8 @@ impl Plane {
                     phase: control.phase.clone(),
                     sources: control.source_views.subscribe(),
                     commands: commands.clone(),
+                    configs: control.configs.subscribe(),
+                    audit: control.audit.clone(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -206,13 +202,8 @@ impl Control {
                     }
                 },
                 Event::Reopen => self.session_log.reopen(),
-                // Logged, and there is nobody else to tell.
-                Event::Reload => drop(self.reload(false).await),
-                Event::Command(Command::Reload { dry_run, reply }) => {
-                    let answer = self.reload(dry_run).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(answer);
-                }
+                Event::Reload => self.reload_on_signal().await,
+                Event::Command(command) => self.obey(command).await,
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());

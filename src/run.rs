@@ -147,6 +147,8 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         tables: watch::Sender::new(table),
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        configs: watch::Sender::new(config.clone()),
+        audit: Arc::default(),
         bindings,
         shards: running.mailboxes,
         phase: Arc::default(),

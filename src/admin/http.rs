@@ -1,27 +1,25 @@
 //! Paths, answers, and who may ask: the HTTP side of the admin interface.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, Request, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, HOST, X_CONTENT_TYPE_OPTIONS};
-use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::{self, Next};
+use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, oneshot};
 
+use super::answer::{common_headers, json, json_with, problem, problem_with};
 use super::body::counted;
+use super::guard::{self, Gate};
 use super::sessions::{self, LIMIT_DEFAULT, LIMIT_MAX, Silent};
 use super::{AdminState, Stage, pools};
-use crate::config::Fault;
-use crate::control::Command;
+use crate::control::commands::Command;
 use crate::control::reload::Refused;
-use crate::log::append_json;
 use crate::metrics::page::{self, Observed, Page};
 use crate::source::guard::State as SourceState;
 use crate::source::view::SourceView;
@@ -42,6 +40,9 @@ const ENDPOINTS: &[(&str, &str, &str)] = &[
 /// to some megabytes until it is sent.
 const SESSIONS_AT_ONCE: usize = 4;
 
+/// Bytes of a request's body.
+const BODY_LEN_MAX: usize = 64 * 1024;
+
 struct Shared {
     state: AdminState,
     page: Page,
@@ -51,7 +52,7 @@ struct Shared {
 
 type Asked = State<Arc<Shared>>;
 
-/// The whole interface. `check_host` refuses requests that name another host, see [`only_us`].
+/// The whole interface. `check_host` refuses requests that name another host.
 pub(super) fn router(state: AdminState, check_host: bool) -> Router {
     let page = Page::new(Observed {
         metrics: state.metrics.clone(),
@@ -60,6 +61,8 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         phase: state.phase.clone(),
         sources: state.sources.clone(),
     });
+    let (configs, audit) = (state.configs.clone(), state.audit.clone());
+    let gate = Arc::new(Gate { configs, audit, check_host });
     let shared =
         Arc::new(Shared { state, page, sessions: Arc::new(Semaphore::new(SESSIONS_AT_ONCE)) });
     let router = Router::new()
@@ -75,8 +78,10 @@ pub(super) fn router(state: AdminState, check_host: bool) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(method_not_allowed)
         .with_state(shared)
+        .layer(DefaultBodyLimit::max(BODY_LEN_MAX))
+        .layer(middleware::from_fn_with_state(gate, guard::admit))
         .layer(middleware::map_response(common_headers));
-    if check_host { router.layer(middleware::from_fn(only_us)) } else { router }
+    router
 }
 
 async fn index() -> Response {
@@ -212,106 +217,4 @@ async fn not_found() -> Response {
 async fn method_not_allowed() -> Response {
     let detail = "not with this method; / lists what there is";
     problem(StatusCode::METHOD_NOT_ALLOWED, detail)
-}
-
-/// A value as `application/json`.
-fn json(value: &impl Serialize) -> Response {
-    json_with(value, Body::from)
-}
-
-fn json_with(value: &impl Serialize, body: impl FnOnce(Vec<u8>) -> Body) -> Response {
-    let mut text = Vec::new();
-    match append_json(value, &mut text) {
-        Ok(()) => {
-            text.push(b'\n');
-            ([(CONTENT_TYPE, "application/json")], body(text)).into_response()
-        }
-        Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
-    }
-}
-
-/// An error as RFC 9457 wants it.
-fn problem(status: StatusCode, detail: &str) -> Response {
-    problem_with(status, detail, &[])
-}
-
-fn problem_with(status: StatusCode, detail: &str, faults: &[Fault]) -> Response {
-    #[derive(Serialize)]
-    struct Problem<'a> {
-        title: &'a str,
-        status: u16,
-        detail: &'a str,
-        #[serde(skip_serializing_if = "<[Fault]>::is_empty")]
-        faults: &'a [Fault],
-    }
-    let title = status.canonical_reason().unwrap_or("Error");
-    let mut answer = json(&Problem { title, status: status.as_u16(), detail, faults });
-    *answer.status_mut() = status;
-    let media_type = HeaderValue::from_static("application/problem+json");
-    answer.headers_mut().insert(CONTENT_TYPE, media_type);
-    answer
-}
-
-/// Answers are of the moment, and never to be taken for a page.
-async fn common_headers(mut answer: Response) -> Response {
-    let headers = answer.headers_mut();
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    answer
-}
-
-/// Refuses requests that call us by a name. A web page can make a visitor's browser ask us by
-/// pointing a name of its own at our address (DNS rebinding), but the browser then sends that name.
-/// Without a Host there is no browser: old probes speak HTTP/1.0.
-async fn only_us(request: Request, next: Next) -> Response {
-    let by_header = request.headers().get_all(HOST).iter();
-    let by_header = by_header.map(|host| host.to_str().unwrap_or_default());
-    let by_target = request.uri().authority().map(|authority| authority.as_str());
-    if by_header.chain(by_target).all(is_address_or_localhost) {
-        return next.run(request).await;
-    }
-    let detail = "this interface is called by IP address or as localhost, not by another name";
-    problem(StatusCode::MISDIRECTED_REQUEST, detail)
-}
-
-/// Whether a Host value is an IP address or `localhost`, with or without a port.
-fn is_address_or_localhost(host: &str) -> bool {
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.contains(']') => (name, port),
-        _ => (host, ""),
-    };
-    if !port.bytes().all(|byte| byte.is_ascii_digit()) {
-        return false;
-    }
-    match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
-        None => name.eq_ignore_ascii_case("localhost") || name.parse::<Ipv4Addr>().is_ok(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::is_address_or_localhost;
-
-    #[test]
-    fn addresses_and_localhost_are_ours_and_names_are_not() {
-        for host in ["127.0.0.1", "127.0.0.1:9901", "[::1]", "[::1]:9901", "LOCALHOST:1"] {
-            assert!(is_address_or_localhost(host), "{host}");
-        }
-        let names = [
-            "",
-            "example.com",
-            "example.com:9901",
-            "127.0.0.1.example.com",
-            "::1",
-            "localhost.example.com",
-            "localhost:80:80",
-            "[::1",
-            "127.0.0.1:x",
-            "user@127.0.0.1",
-        ];
-        for host in names {
-            assert!(!is_address_or_localhost(host), "{host}");
-        }
-    }
 }
