@@ -7,16 +7,25 @@
 mod answer;
 pub mod audit;
 mod body;
+mod closing;
+pub mod events;
 mod guard;
 mod http;
+mod life;
+mod openapi;
 mod phase;
 mod pools;
+mod process;
 mod sessions;
 mod socket;
+mod sources;
+mod watch;
+mod whereis;
 mod who;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +38,8 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::watch::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use crate::config::Config;
@@ -41,6 +51,8 @@ use crate::shard::mailbox::ShardHandle;
 use crate::source::view::SourceView;
 use crate::table::Table;
 use audit::Audit;
+use events::Events;
+use life::Life;
 use socket::Listening;
 use who::Peer;
 
@@ -53,7 +65,7 @@ const CONNECTIONS_MAX: usize = 64;
 /// From accept to the end of the request's head.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From accept to the last byte of the answer.
+/// From accept to the last byte of the answer, unless it is a stream.
 const CONNECTION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Bytes of a request's head.
@@ -70,19 +82,21 @@ pub struct AdminState {
     /// Counters of the two logs.
     pub logs: Logs,
     /// The table in force.
-    pub table: watch::Receiver<Arc<Table>>,
+    pub table: Receiver<Arc<Table>>,
     /// Every shard, in order.
     pub shards: Vec<ShardHandle>,
     /// Whether clients are served.
     pub phase: Arc<Phase>,
     /// Where backends come from.
-    pub sources: watch::Receiver<Arc<[SourceView]>>,
+    pub sources: Receiver<Arc<[SourceView]>>,
     /// To the control plane.
     pub commands: mpsc::Sender<Command>,
     /// The configuration in force.
-    pub configs: watch::Receiver<Arc<Config>>,
+    pub configs: Receiver<Arc<Config>>,
     /// Who changed what.
     pub audit: Arc<Audit>,
+    /// What happens.
+    pub events: Arc<Events>,
 }
 
 /// Answers requests until the future is dropped; then the socket file, if any, is removed.
@@ -91,9 +105,11 @@ pub struct AdminState {
 pub async fn serve(listener: AdminListener, state: AdminState) {
     let address = listener.address().clone();
     let check_host = matches!(listener.socket, Listening::Tcp(_));
-    let router = http::router(state, check_host);
+    let router = http::router(state.clone(), check_host);
     match Acceptor::new(listener.socket) {
-        Ok(acceptor) => accept_all(acceptor, router).await,
+        Ok(acceptor) => {
+            tokio::join!(accept_all(acceptor, router), watch::watch(state));
+        }
         Err(error) => tracing::error!(%address, %error, "admin interface not served"),
     }
 }
@@ -137,12 +153,16 @@ struct Caller {
 /// One connection, one request.
 async fn answer<S>(stream: S, caller: Caller)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + AsFd + Unpin,
 {
     let Caller { peer, router, slot } = caller;
     let router = TowerToHyperService::new(router);
+    let socket = stream.as_fd().try_clone_to_owned();
+    let life = Life::default();
+    let of_request = life.clone();
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(of_request.clone());
         router.call(request)
     });
     let connection = http1::Builder::new()
@@ -153,10 +173,11 @@ where
         // `nc -N` and the like close their side after the request and still want the answer.
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service);
-    match tokio::time::timeout(CONNECTION_TIMEOUT, connection).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "admin connection failed"),
-        Err(_elapsed) => tracing::debug!("admin connection took too long"),
+    tokio::select! {
+        result = connection => if let Err(error) = result {
+            tracing::debug!(%error, "admin connection failed");
+        },
+        () = life.over(CONNECTION_TIMEOUT, socket) => tracing::debug!("admin connection took too long"),
     }
     drop(slot);
 }

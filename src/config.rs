@@ -17,6 +17,7 @@ mod raw;
 mod read;
 mod shape;
 mod share;
+mod shown;
 mod source;
 mod store_url;
 mod substitute;
@@ -31,6 +32,7 @@ pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
@@ -54,6 +56,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// In file order; a listener's `pool` is an index into this list.
     pub pools: Vec<Pool>,
+    /// The file, with defaults, without secrets.
+    pub shown: Shown,
 }
 
 /// `[runtime]`

@@ -151,6 +151,7 @@ impl Plane {
                     commands: commands.clone(),
                     configs: control.configs.subscribe(),
                     audit: control.audit.clone(),
+                    events: Arc::default(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
