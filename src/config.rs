@@ -14,6 +14,7 @@ mod limits;
 mod load;
 mod quantity;
 mod raw;
+mod reach;
 mod read;
 mod shape;
 mod share;
@@ -32,6 +33,7 @@ pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use reach::{Reach, reach};
 pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
