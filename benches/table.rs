@@ -30,6 +30,7 @@ fn pool() -> Pool {
         socket: SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
         source_addresses: Vec::new(),
+        health: corelane::config::Health::default(),
         backends: (0..BACKENDS).map(backend).collect(),
     }
 }

@@ -9,12 +9,14 @@ mod check;
 mod document;
 mod environment;
 mod fault;
+mod health;
 mod limits;
 mod load;
 mod quantity;
 mod raw;
 mod read;
 mod shape;
+mod share;
 mod source;
 mod substitute;
 mod value;
@@ -25,6 +27,7 @@ use std::time::Duration;
 
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
+pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use load::{LoadError, Loaded, load, parse, schema};
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
@@ -231,6 +234,8 @@ pub struct Pool {
     pub proxy_out: bool,
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     pub source_addresses: Vec<std::net::IpAddr>,
+    /// Which backends are used, and how fast.
+    pub health: Health,
     /// In file order.
     pub backends: Vec<Backend>,
 }

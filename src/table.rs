@@ -151,6 +151,7 @@ impl Table {
             socket,
             proxy_out: false,
             source_addresses: Vec::new(),
+            health: config::Health::default(),
             backends: addresses.iter().map(backend).collect(),
         };
         change(&mut pool);

@@ -98,6 +98,7 @@ fn pool() -> config::Pool {
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
         source_addresses: Vec::new(),
+        health: config::Health::default(),
         backends: vec![backend(1000, BackendState::Ready), backend(1001, BackendState::Down)],
     }
 }

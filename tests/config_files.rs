@@ -201,7 +201,7 @@ fn known_keys() -> Vec<(String, Option<Value>)> {
 #[test]
 fn the_reference_has_every_key_with_its_default() {
     let known = known_keys();
-    assert_eq!(known.len(), 45, "{known:#?}");
+    assert_eq!(known.len(), 73, "{known:#?}");
     let written = reference_keys();
     let mut defaults = 0;
     for (path, default) in &known {
@@ -215,7 +215,7 @@ fn the_reference_has_every_key_with_its_default() {
         }
         defaults += 1;
     }
-    assert_eq!(defaults, 31);
+    assert_eq!(defaults, 49);
 }
 
 #[test]
@@ -265,7 +265,7 @@ fn without_its_defaults_the_reference_means_the_same() {
     let mut value = toml::Value::Table(toml::from_str(&text).expect("TOML"));
     let mut stripped = 0;
     strip(&mut value, &config::schema(), &mut stripped);
-    assert_eq!(stripped, 31);
+    assert_eq!(stripped, 47);
     let bare = toml::to_string(&value).expect("TOML");
     assert!(!bare.contains("timeout"), "{bare}");
     let full = parsed("reference.toml", &text).config;

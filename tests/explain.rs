@@ -35,6 +35,7 @@ fn pool(name: &str, balance: Algorithm, weights: &[u32]) -> Pool {
         socket: SOCKET,
         proxy_out: false,
         source_addresses: Vec::new(),
+        health: corelane::config::Health::default(),
         backends: weights.iter().enumerate().map(backend).collect(),
     }
 }

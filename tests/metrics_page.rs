@@ -129,6 +129,7 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         socket,
         proxy_out: false,
         source_addresses: Vec::new(),
+        health: config::Health::default(),
         backends: backends.iter().map(backend).collect(),
     }
 }

@@ -4,8 +4,10 @@
 //! nothing that depends on it is reported again.
 
 mod frame;
+mod health;
 mod listener;
 mod pool;
+mod probe;
 mod process;
 mod relations;
 
@@ -34,6 +36,10 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
+    /// The header of every listener's frames, by name.
+    headers: Vec<(String, probe::Header)>,
+    /// The `health` of every pool, in file order.
+    pending_checks: Vec<probe::Pending>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -77,6 +83,8 @@ pub fn check(
         warnings: Vec::new(),
         bound: Vec::new(),
         declared: None,
+        headers: Vec::new(),
+        pending_checks: Vec::new(),
     };
     for early in early {
         match early {
@@ -114,6 +122,7 @@ impl Checker<'_> {
         let root = Path::default();
         let pools = self.pools(raw.pool, &root.key("pool"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
+        let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();

@@ -1,6 +1,8 @@
 //! The file as it is written. Field names are the keys; doc comments become the descriptions of
 //! the JSON Schema, so they speak to whoever writes a file.
 
+mod health;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -9,10 +11,12 @@ use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+pub use self::health::{CheckName, Ejection, FieldValue, Health, Message};
 use super::fault::Problem;
 use super::limits;
 use super::quantity::{ByteCount, Count, ShortDuration};
 use super::shape::{Entries, Scalar, Shape, Slot, table_shapes};
+use super::share::{PerSecond, Percent};
 use super::value::{
     Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
 };
@@ -229,7 +233,31 @@ pub struct Pool {
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     #[schemars(extend("default" = []))]
     pub source_addresses: Slot<Vec<Slot<IpAddr>>>,
-    /// Addresses, or tables with address, weight and state.
+    /// Backends are asked how they are; without this table nobody asks.
+    pub health: Slot<Health>,
+    /// Sessions show how backends are; without this table nobody is ejected.
+    pub ejection: Slot<Ejection>,
+    /// With a larger share of the pool than this unhealthy or ejected, all of it is used; "100%"
+    /// never does that.
+    #[schemars(transform = limits::PANIC_THRESHOLD.describe())]
+    pub panic_threshold: Slot<Percent>,
+    /// A backend that returns is given new sessions at a pace that rises for this long; "0s": at
+    /// once.
+    #[schemars(transform = limits::SLOW_START.describe())]
+    pub slow_start: Slot<Duration>,
+    /// Sessions that one backend bears at once; any number without this key.
+    #[schemars(transform = limits::BACKEND_CONNECTIONS.describe())]
+    pub max_connections: Slot<Count>,
+    /// New sessions that one backend bears in a second; any number without this key.
+    #[schemars(transform = limits::CONNECT_RATE.describe())]
+    pub connect_rate: Slot<PerSecond>,
+    /// Sessions that may wait for one backend.
+    #[schemars(transform = limits::ADMISSION_QUEUE.describe())]
+    pub admission_queue: Slot<Count>,
+    /// How long a session may wait for its backend.
+    #[schemars(transform = limits::ADMISSION_TIMEOUT.describe())]
+    pub admission_timeout: Slot<Duration>,
+    /// Addresses, or tables with address, weight, state and limits.
     pub backends: Slot<Vec<Slot<Backend>>>,
 }
 
@@ -255,6 +283,12 @@ pub struct BackendTable {
     /// "ready", or "drain" or "down" to give it no new sessions.
     #[schemars(extend("default" = "ready"))]
     pub state: Slot<OneOf<BackendState>>,
+    /// Instead of the pool's.
+    #[schemars(transform = limits::BACKEND_CONNECTIONS.describe())]
+    pub max_connections: Slot<Count>,
+    /// Instead of the pool's.
+    #[schemars(transform = limits::CONNECT_RATE.describe())]
+    pub connect_rate: Slot<PerSecond>,
 }
 
 impl Shape for Backend {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::health::{RawHealth, RawLimits, overrides};
 use super::{Checker, Declared, count_u32};
 use crate::balance::Algorithm;
 use crate::config::document::{Path, quote};
@@ -9,7 +10,9 @@ use crate::config::fault::Problem;
 use crate::config::quantity::Count;
 use crate::config::shape::{Entries, Shape, Slot};
 use crate::config::value::{Keepalive, OneOf, ProxyOut};
-use crate::config::{Address, Backend, BackendState, OnDown, Pool, SocketOptions, limits, raw};
+use crate::config::{
+    Address, Backend, BackendState, Health, Limits, OnDown, Pool, SocketOptions, limits, raw,
+};
 
 impl Checker<'_> {
     /// Every pool in file order.
@@ -30,7 +33,9 @@ impl Checker<'_> {
         for (name, slot) in entries {
             let path = path.key(&name);
             let named = self.name_checked(&name, &path);
-            let raw = self.take(slot, &path);
+            let mut raw = self.take(slot, &path);
+            let health = raw.as_mut().map(|raw| std::mem::take(&mut raw.health));
+            self.pending_checks.push((path.key("health"), health.unwrap_or_default()));
             let balance = raw.as_ref().and_then(|raw| match raw.balance {
                 Slot::Present(OneOf(balance)) => Some(balance),
                 Slot::Absent | Slot::Wrong(_) => None,
@@ -64,7 +69,21 @@ impl Checker<'_> {
         let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
         let proxy = self.or(raw.proxy_protocol, &path.key("proxy_protocol"), OneOf(ProxyOut::Off));
         let sources = self.sources(raw.source_addresses, &path.key("source_addresses"));
-        let backends = self.backends(raw.backends, &path.key("backends"));
+        let mut own = Vec::new();
+        let backends = self.backends(raw.backends, &path.key("backends"), &mut own);
+        let limits = RawLimits { connections: raw.max_connections, rate: raw.connect_rate };
+        let health = RawHealth {
+            ejection: raw.ejection,
+            panic_threshold: raw.panic_threshold,
+            slow_start: raw.slow_start,
+            limits,
+            queue: raw.admission_queue,
+            queue_timeout: raw.admission_timeout,
+        };
+        let health = self.health(health, path).map(|health| {
+            let overrides = overrides(own, health.limits);
+            Health { overrides, ..health }
+        });
         if let (Some(sources), Some(backends)) = (&sources, &backends) {
             self.families(sources, backends, &path.key("source_addresses"));
         }
@@ -83,6 +102,7 @@ impl Checker<'_> {
             socket: SocketOptions { user_timeout: user_timeout?, keepalive: keepalive? },
             proxy_out: proxy?.0 == ProxyOut::Version2,
             source_addresses: sources?,
+            health: health?,
             backends: backends?,
         })
     }
@@ -159,6 +179,7 @@ impl Checker<'_> {
         &mut self,
         slot: Slot<Vec<Slot<raw::Backend>>>,
         path: &Path,
+        own: &mut Vec<(Address, Limits)>,
     ) -> Option<Vec<Backend>> {
         let valid = "a list of addresses, such as [\"10.0.0.1:7000\", \"10.0.0.2:7000\"]";
         let list = self.required(slot, path, valid)?;
@@ -174,7 +195,7 @@ impl Checker<'_> {
                     let weight = limits::WEIGHT.default;
                     self.backend(Some(address), weight, &path)
                 }
-                Some(raw::Backend::Table(raw)) => self.backend_table(*raw, &path),
+                Some(raw::Backend::Table(raw)) => self.backend_table(*raw, &path, own),
             };
             backends.push(backend);
         }
@@ -182,13 +203,21 @@ impl Checker<'_> {
         backends.into_iter().collect()
     }
 
-    fn backend_table(&mut self, raw: raw::BackendTable, path: &Path) -> Option<Backend> {
+    fn backend_table(
+        &mut self,
+        raw: raw::BackendTable,
+        path: &Path,
+        own: &mut Vec<(Address, Limits)>,
+    ) -> Option<Backend> {
         let valid = "\"IP:PORT\", \"[IPv6]:PORT\" or \"unix:/PATH\"";
         let address_path = path.key("address");
         let address = self.required(raw.address, &address_path, valid);
         let weight = self.within(raw.weight, &path.key("weight"), limits::WEIGHT);
         let state = self.or(raw.state, &path.key("state"), OneOf(BackendState::Ready));
+        let limits = RawLimits { connections: raw.max_connections, rate: raw.connect_rate };
+        let limits = self.backend_limits(limits, path);
         let backend = self.backend(address, weight, &address_path)?;
+        own.push((backend.address.clone(), limits?));
         Some(Backend { state: state?.0, ..backend })
     }
 
