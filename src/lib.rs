@@ -64,6 +64,7 @@ mod control;
 pub mod end;
 pub mod explain;
 pub mod frame;
+pub mod health;
 pub mod input;
 pub mod key;
 mod listen;
