@@ -205,8 +205,7 @@ mod tests {
         let (rule, mut record) = (rule(), Record::default());
         let mut now = seconds(10);
         assert_eq!(record.look(&rule, (now, failed(4)), true), None);
-        let mut failures = 5;
-        for time in [30, 60, 120, 200, 200] {
+        for (failures, time) in (5..).zip([30, 60, 120, 200, 200]) {
             let ejected = Some(Step::Ejected(Cause::Connecting, seconds(time)));
             assert_eq!(record.look(&rule, (now, failed(failures)), true), ejected);
             assert!(record.is_out());
@@ -217,7 +216,6 @@ mod tests {
             assert_eq!(returned, Some(Step::Returned));
             // It is given another chance, and has one only.
             assert_eq!(record.look(&rule, (now, failed(failures)), true), None);
-            failures += 1;
         }
         // In service for as long as the longest ejection: forgotten.
         now += seconds(200);
