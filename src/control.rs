@@ -11,6 +11,8 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::Config;
+use crate::health::verdicts::Change;
+use crate::health::watch::HealthWatch;
 use crate::log::{Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
@@ -53,6 +55,7 @@ enum Event {
     Reopen,
     Reload,
     Swap,
+    Health(Vec<Change>),
     ShardEnded(usize, Result<(), String>),
 }
 
@@ -133,6 +136,7 @@ impl Control<'_> {
         tables: &watch::Sender<Arc<Table>>,
     ) -> Result<Ended, RunError> {
         let mut swaps = self.swap_every.map(every);
+        let mut health = HealthWatch::start(tables.subscribe());
         // Held for one more version, by when the shards have let go of it: it is freed here.
         let mut _previous = None;
         let mut left = self.shards.len();
@@ -142,6 +146,7 @@ impl Control<'_> {
                 event = signals.next() => event,
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
+                changes = health.changed(), if stopping.is_none() => Event::Health(changes),
             };
             match event {
                 Event::Stop(name) => match stopping {
@@ -161,8 +166,14 @@ impl Control<'_> {
                     "this version cannot reload its configuration: restart it to apply changes"
                 ),
                 Event::Swap => {
-                    let next = Arc::new(tables.borrow().successor());
-                    _previous = Some(self.publish(tables, next));
+                    let next = health.judge(tables.borrow().successor());
+                    _previous = Some(self.publish(tables, Arc::new(next)));
+                }
+                Event::Health(changes) => {
+                    if changes.iter().any(Change::is_in_table) {
+                        let next = health.judge(tables.borrow().next());
+                        _previous = Some(self.publish(tables, Arc::new(next)));
+                    }
                 }
                 Event::ShardEnded(shard, Err(why)) => {
                     tracing::error!(shard, why, "a shard was lost; ending");

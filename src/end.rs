@@ -104,6 +104,14 @@ reasons! {
         PoolEmpty => "pool_empty", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
+        /// The key's backend fails its checks and `on_down = "reject"`, or every backend does.
+        BackendUnhealthy => "backend_unhealthy", Backend;
+        /// The key's backend is ejected and `on_down = "reject"`, or every backend is.
+        BackendEjected => "backend_ejected", Backend;
+        /// The backend had no room, and `admission_queue` others waited for it.
+        AdmissionQueueFull => "admission_queue_full", Us;
+        /// The backend had no room for as long as `admission_timeout`.
+        AdmissionTimeout => "admission_timeout", Us;
         /// The backend failed within `fail_timeout`, and no retry was left.
         BackendFailing => "backend_failing", Backend;
         /// The backend refused the connection.
@@ -129,6 +137,7 @@ impl End {
         matches!(
             self,
             End::BackendFailing
+                | End::AdmissionQueueFull
                 | End::ConnectRefused
                 | End::ConnectBusy
                 | End::ConnectTimeout
@@ -200,7 +209,13 @@ reasons! {
         Home => "home", Us;
         /// The key's backend is marked down; `on_down = "next"` moved on.
         Next => "next", Us;
-        /// The first choice failed to connect just now.
+        /// The key's backend fails its checks; `on_down = "next"` moved on.
+        NextUnhealthy => "next_unhealthy", Us;
+        /// The key's backend is ejected; `on_down = "next"` moved on.
+        NextEjected => "next_ejected", Us;
+        /// The algorithm's own choice, unhealthy or ejected: so many are that all are used.
+        Panic => "panic", Us;
+        /// The first choice failed to connect just now, or had no room.
         Retry => "retry", Us;
         /// The first choice failed a moment ago and was passed over.
         PassedOver => "passed_over", Us;

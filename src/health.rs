@@ -3,16 +3,19 @@
 //! Three machines without sockets or clocks: [`check`] makes verdicts of checks, [`ejection`] makes
 //! verdicts of what sessions met, [`admission`] lets sessions in at the pace a backend bears.
 //! [`checker`] asks the backends, on the control plane; [`verdicts`] puts everything that is known
-//! of a pool's backends together for the next table. Sessions are never moved by any of it: a
-//! verdict decides about new ones only.
+//! of a pool's backends together for the next table; [`watch`] is what the control plane holds.
+//! Sessions are never moved by any of it: a verdict decides about new ones only.
 
 pub mod admission;
 pub mod check;
-//checker
+pub mod checker;
 pub mod ejection;
-//probe
+mod probe;
 pub mod room;
-//verdicts
+pub mod verdicts;
+pub mod watch;
+
+pub use self::probe::Outcome;
 
 /// The next word of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number
 /// generators", 2014): one word of state, and any seed is a good one.

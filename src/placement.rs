@@ -4,12 +4,14 @@
 //! marked down, which failed a moment ago, how many other backends may still be tried, and gives
 //! every choice its reason.
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 
 use crate::balance::{Candidates, PickState};
 use crate::config::{BackendState, OnDown};
 use crate::end::{End, Placement};
-use crate::table::Pool;
+use crate::table::{Backend, Pool, Verdict};
 
 /// What a shard remembers of one pool.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub struct Search<'a> {
     retries_left: u32,
     placement: Placement,
     last_failure: Option<End>,
+    /// Pass over backends that have no room at this moment, where others have.
+    room_at: Option<Instant>,
 }
 
 /// One attempt.
@@ -68,9 +72,16 @@ struct View<'a> {
     now: u32,
     /// Count backends that failed a moment ago as usable.
     failing_usable: bool,
+    /// Count only backends that have room at this moment.
+    room_at: Option<Instant>,
 }
 
 impl View<'_> {
+    fn has_room(&self, backend: &Backend) -> bool {
+        let terms = self.pool.terms(backend);
+        self.room_at.is_none_or(|now| backend.shared.room.is_open(&terms, now))
+    }
+
     fn failing(&self, index: usize) -> bool {
         self.failing_until.get(index).is_some_and(|until| *until > self.now)
     }
@@ -86,13 +97,15 @@ impl Candidates for View<'_> {
     }
 
     fn usable(&self, index: usize) -> bool {
-        self.pool.backends[index].state == BackendState::Ready
+        let backend = &self.pool.backends[index];
+        self.pool.in_service(backend)
+            && self.has_room(backend)
             && (self.failing_usable || !self.failing(index))
             && !self.tried.iter().any(|tried| *tried as usize == index)
     }
 
     fn live(&self, index: usize) -> u32 {
-        self.pool.backends[index].shared.live.load(std::sync::atomic::Ordering::Relaxed)
+        self.pool.backends[index].shared.room.live()
     }
 }
 
@@ -107,7 +120,16 @@ impl<'a> Search<'a> {
     ) -> Search<'a> {
         let retries_left = pool.settings.retries;
         let tried = SmallVec::new();
-        Search { pool_index, pool, key, tried, retries_left, placement, last_failure: None }
+        let last_failure = None;
+        let room_at = None;
+        Search { pool_index, pool, key, tried, retries_left, placement, last_failure, room_at }
+    }
+
+    /// Looks for room at this moment. A key that has a home waits there; who has none need not wait
+    /// for one backend while another has room.
+    pub fn with_room_at(mut self, now: Instant) -> Search<'a> {
+        self.room_at = Some(now);
+        self
     }
 
     /// The next backend to try at tick `now`.
@@ -128,31 +150,40 @@ impl<'a> Search<'a> {
             failing_until: &memory.failing_until,
             now,
             failing_usable: false,
+            room_at: self.room_at.filter(|_| self.home().is_none()),
         };
-        let healthy = self.pool.balance.pick(self.key, &mut memory.pick, &view);
-        if let Some(backend) = healthy {
+        let mut picked = self.pool.balance.pick(self.key, &mut memory.pick, &view);
+        if picked.is_none() && view.room_at.take().is_some() {
+            picked = self.pool.balance.pick(self.key, &mut memory.pick, &view);
+        }
+        if let Some(backend) = picked {
             self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
-            return Ok(Choice { backend, placement: self.placement });
+            let in_panic = self.pool.backends[backend].verdict != Verdict::Healthy;
+            let placement = match self.placement {
+                Placement::Home if in_panic => Placement::Panic,
+                placement => placement,
+            };
+            return Ok(Choice { backend, placement });
         }
         if let Some(failure) = self.last_failure {
             return Err(failure);
         }
         view.failing_usable = true;
         let any_up = (0..view.count()).any(|index| view.usable(index));
-        Err(if any_up { End::BackendFailing } else { End::BackendDown })
+        Err(if any_up { End::BackendFailing } else { self.all_out() })
     }
 
     /// Keyed algorithms: says what passing over the key's own backend costs, before the algorithm
     /// does so.
     fn step_over_home(&mut self, memory: &PoolMemory, now: u32) -> Result<(), End> {
-        let Some(home) = self.pool.balance.home(self.key, self.pool.backends.len()) else {
-            return Ok(());
-        };
-        if self.pool.backends[home].state != BackendState::Ready {
+        let Some(home) = self.home() else { return Ok(()) };
+        let backend = &self.pool.backends[home];
+        if !self.pool.in_service(backend) {
+            let (end, placement) = out_of_service(backend);
             if self.pool.settings.on_down == OnDown::Reject {
-                return Err(End::BackendDown);
+                return Err(end);
             }
-            self.detour(Placement::Next);
+            self.detour(placement);
         } else if memory.failing_until.get(home).is_some_and(|until| *until > now) {
             if self.retries_left == 0 {
                 return Err(End::BackendFailing);
@@ -161,6 +192,17 @@ impl<'a> Search<'a> {
             self.detour(Placement::PassedOver);
         }
         Ok(())
+    }
+
+    /// The key's own backend.
+    fn home(&self) -> Option<usize> {
+        self.pool.balance.home(self.key, self.pool.backends.len())
+    }
+
+    /// Why no backend is in service: what is known of the first that was meant to be.
+    fn all_out(&self) -> End {
+        let ready = self.pool.backends.iter().find(|b| b.state == BackendState::Ready);
+        ready.map_or(End::BackendDown, |backend| out_of_service(backend).0)
     }
 
     /// A missing key stays the reason: it is why the session is in this pool at all, and the
@@ -188,6 +230,18 @@ impl<'a> Search<'a> {
     /// How many backends were tried.
     pub fn attempts(&self) -> u32 {
         u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Why a backend takes no new sessions: the end of one that may go nowhere else, and the reason of
+/// one that may.
+fn out_of_service(backend: &Backend) -> (End, Placement) {
+    match (backend.state, backend.verdict) {
+        (BackendState::Ready, Verdict::Unhealthy) => {
+            (End::BackendUnhealthy, Placement::NextUnhealthy)
+        }
+        (BackendState::Ready, Verdict::Ejected) => (End::BackendEjected, Placement::NextEjected),
+        _ => (End::BackendDown, Placement::Next),
     }
 }
 

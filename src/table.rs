@@ -5,10 +5,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
 
 use crate::balance::Balance;
-use crate::config;
-use crate::metrics::{BackendCells, PerShard, PoolCells};
+use crate::config::{self, BackendState};
+use crate::health::room::{Room, Terms};
+use crate::metrics::{BackendCells, HealthCells, PerShard, PoolCells};
 
 /// A version of every pool.
 #[derive(Debug)]
@@ -30,8 +33,12 @@ pub struct Pool {
     pub balance: Balance,
     /// In declared order: an index from `balance` is an index here.
     pub backends: Vec<Arc<Backend>>,
+    /// So many backends are out of service that their verdicts are not believed.
+    pub panicking: bool,
     /// Counters of the pool's identity.
     pub cells: Arc<PerShard<PoolCells>>,
+    /// Counters of its health.
+    pub health: Arc<HealthCells>,
 }
 
 /// A backend's identity: its address within a pool.
@@ -43,8 +50,14 @@ pub struct Backend {
     pub label: Arc<str>,
     /// Relative share.
     pub weight: u32,
-    /// Whether it takes new sessions.
+    /// Whether it takes new sessions, as far as somebody said.
     pub state: config::BackendState,
+    /// Whether it takes new sessions, as far as is known of its health.
+    pub verdict: Verdict,
+    /// When it came to the pool, or came back into service; `None`: it was there from the start.
+    pub returned: Option<Instant>,
+    /// What it bears.
+    pub limits: config::Limits,
     /// What outlives this version.
     pub shared: Arc<BackendShared>,
 }
@@ -52,11 +65,60 @@ pub struct Backend {
 /// The part of a backend that outlives table versions.
 #[derive(Debug)]
 pub struct BackendShared {
-    /// Sessions open now on all shards: what `least_conn` compares. Written when a session is
-    /// placed and when it ends, never per message.
-    pub live: AtomicU32,
+    /// Sessions open and waiting now on all shards. Written when a session is placed and when it
+    /// ends, never per message.
+    pub room: Room,
+    /// Attempts to connect that failed since the last that succeeded, on all shards.
+    pub failures_in_row: AtomicU32,
     /// Counters.
     pub cells: PerShard<BackendCells>,
+}
+
+/// What is known of a backend's health.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing bad.
+    #[default]
+    Healthy,
+    /// Its checks fail.
+    Unhealthy,
+    /// Sessions failed on it, for which it is out for a while.
+    Ejected,
+}
+
+impl Verdict {
+    /// The name in metrics, logs and the admin interface.
+    pub fn label(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Unhealthy => "unhealthy",
+            Verdict::Ejected => "ejected",
+        }
+    }
+}
+
+impl BackendShared {
+    /// A backend that nothing is known of.
+    pub fn new(shards: usize) -> BackendShared {
+        BackendShared {
+            room: Room::default(),
+            failures_in_row: AtomicU32::new(0),
+            cells: PerShard::new(shards),
+        }
+    }
+
+    /// A connection to it succeeded.
+    pub fn connected(&self) {
+        // Written only after a failure: all shards read this.
+        if self.failures_in_row.load(Relaxed) > 0 {
+            self.failures_in_row.store(0, Relaxed);
+        }
+    }
+
+    /// A connection to it failed, and not by our fault.
+    pub fn failed(&self) {
+        self.failures_in_row.fetch_add(1, Relaxed);
+    }
 }
 
 impl Table {
@@ -73,6 +135,11 @@ impl Table {
         Table { version: self.version + 1, pools }
     }
 
+    /// The next version with these very pools, to be judged or altered.
+    pub fn next(&self) -> Table {
+        Table { version: self.version + 1, pools: self.pools.clone() }
+    }
+
     /// The pool of this name and its index.
     pub fn pool(&self, name: &str) -> Option<(usize, &Arc<Pool>)> {
         self.pools.iter().enumerate().find(|(_, pool)| pool.settings.name == name)
@@ -87,41 +154,101 @@ impl Pool {
 
     fn new(settings: &config::Pool, shards: usize) -> Pool {
         let fresh = |backend: &config::Backend| {
-            let shared = BackendShared { live: AtomicU32::new(0), cells: PerShard::new(shards) };
-            Backend::new(backend, Arc::new(shared))
+            Backend::new(backend, settings, Arc::new(BackendShared::new(shards)))
         };
         let backends = settings.backends.iter().map(fresh).map(Arc::new).collect();
-        Pool::build(settings, backends, Arc::new(PerShard::new(shards)))
+        Pool::build(settings, backends, Arc::new(PerShard::new(shards)), Arc::default())
     }
 
     fn successor(&self) -> Pool {
         let backends = self.settings.backends.iter().zip(&self.backends);
-        let backends = backends.map(|(backend, old)| Backend::new(backend, old.shared.clone()));
-        Pool::build(&self.settings, backends.map(Arc::new).collect(), self.cells.clone())
+        let backends = backends.map(|(backend, old)| {
+            let fresh = Backend::new(backend, &self.settings, old.shared.clone());
+            Arc::new(Backend { verdict: old.verdict, returned: old.returned, ..fresh })
+        });
+        let cells = (self.cells.clone(), self.health.clone());
+        let pool = Pool::build(&self.settings, backends.collect(), cells.0, cells.1);
+        Pool { panicking: self.panicking, ..pool }
+    }
+
+    /// The same pool, judged anew: nothing of it is prepared again.
+    pub fn judged(&self, backends: Vec<Arc<Backend>>, panicking: bool) -> Pool {
+        Pool {
+            label: self.label.clone(),
+            settings: self.settings.clone(),
+            balance: self.balance.clone(),
+            backends,
+            panicking,
+            cells: self.cells.clone(),
+            health: self.health.clone(),
+        }
+    }
+
+    /// Whether the backend takes new sessions.
+    #[inline]
+    pub fn in_service(&self, backend: &Backend) -> bool {
+        backend.state == BackendState::Ready
+            && (self.panicking || backend.verdict == Verdict::Healthy)
+    }
+
+    /// What the backend bears now.
+    pub fn terms(&self, backend: &Backend) -> Terms {
+        let slow_start = self.settings.health.slow_start;
+        Terms { limits: backend.limits, slow_start, returned: backend.returned }
     }
 
     fn build(
         settings: &config::Pool,
         backends: Vec<Arc<Backend>>,
         cells: Arc<PerShard<PoolCells>>,
+        health: Arc<HealthCells>,
     ) -> Pool {
         Pool {
             label: settings.name.as_str().into(),
             settings: settings.clone(),
             balance: Balance::prepare(settings.balance),
             backends,
+            panicking: false,
             cells,
+            health,
         }
     }
 }
 
 impl Backend {
-    fn new(settings: &config::Backend, shared: Arc<BackendShared>) -> Backend {
+    /// The name of its state: what somebody said, and if that is nothing, what is known.
+    pub fn state_label(&self) -> &'static str {
+        match (self.state, self.verdict) {
+            (BackendState::Drain, _) => "drain",
+            (BackendState::Down, _) => "down",
+            (BackendState::Ready, Verdict::Healthy) => "ready",
+            (BackendState::Ready, verdict) => verdict.label(),
+        }
+    }
+
+    /// The same backend, judged anew.
+    pub fn judged(&self, verdict: Verdict, returned: Option<Instant>) -> Backend {
+        Backend {
+            address: self.address.clone(),
+            label: self.label.clone(),
+            weight: self.weight,
+            state: self.state,
+            verdict,
+            returned,
+            limits: self.limits,
+            shared: self.shared.clone(),
+        }
+    }
+
+    fn new(settings: &config::Backend, pool: &config::Pool, shared: Arc<BackendShared>) -> Backend {
         Backend {
             address: settings.address.clone(),
             label: settings.address.to_string().into(),
             weight: settings.weight,
             state: settings.state,
+            verdict: Verdict::Healthy,
+            returned: None,
+            limits: pool.health.limits_of(&settings.address),
             shared,
         }
     }

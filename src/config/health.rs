@@ -41,6 +41,12 @@ pub struct Limits {
 }
 
 impl Health {
+    /// Whether any backend may have no room.
+    pub fn is_limiting(&self) -> bool {
+        let limited = self.limits != Limits::default() || !self.overrides.is_empty();
+        limited || !self.slow_start.is_zero()
+    }
+
     /// What the backend at this address bears.
     pub fn limits_of(&self, address: &Address) -> Limits {
         self.overrides.get(address).copied().unwrap_or(self.limits)

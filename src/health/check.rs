@@ -3,8 +3,8 @@
 //! A backend begins in service: it takes `fall` failed checks in a row to take it out, and `rise`
 //! good ones to put it back. One that falls again soon has to rise twice as long each time, up to
 //! [`STRICTNESS_MAX`] times: a backend that flaps at the pace of its checks comes to rest outside
-//! instead of moving its clients back and forth. [`FORGIVEN_AFTER`] times `rise` good checks in a row
-//! halve that again.
+//! instead of moving its clients back and forth. [`FORGIVEN_AFTER`] times `rise` good checks in a
+//! row halve that again.
 
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use super::random;
 /// Most times `rise` that a backend has to be good to return.
 pub const STRICTNESS_MAX: u32 = 8;
 
-/// Times `rise` that a backend in service has to be good for its next return to be easier: well over
-/// what any return takes, or one that flaps slowly would be forgiven between its falls.
+/// Times `rise` that a backend in service has to be good for its next return to be easier: well
+/// over what any return takes, or one that flaps slowly would be forgiven between its falls.
 pub const FORGIVEN_AFTER: u32 = 4 * STRICTNESS_MAX;
 
 /// What one backend is judged by.

@@ -61,8 +61,8 @@ impl Room {
         self.waiting.load(Relaxed)
     }
 
-    /// Lets a session in if there is room for it; [`Room::leave`] is its end. Who waits is not asked:
-    /// see [`Room::is_open`].
+    /// Lets a session in if there is room for it; [`Room::leave`] is its end. Who waits is not
+    /// asked: see [`Room::is_open`].
     pub fn enter(&self, terms: &Terms, now: Instant) -> bool {
         let most = terms.limits.connections_max.unwrap_or(u32::MAX);
         if self.live.fetch_add(1, Relaxed) >= most {

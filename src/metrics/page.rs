@@ -1,6 +1,8 @@
 //! The metrics page: reads every cell when asked and writes OpenMetrics text. Nothing is stored
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
+mod health;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +23,6 @@ use super::{
     ShardCells,
 };
 use crate::admin::{Phase, Stage};
-use crate::config::BackendState;
 use crate::end::{AcceptError, End, Placement, Rejection};
 use crate::log::Logs;
 use crate::table::Table;
@@ -242,20 +243,20 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
             failures.number(&[&pool.settings.name, end.label()], count)?;
         }
     }
-    Ok(())
+    health::pools(page, table)
 }
 
-/// Every state with its label.
-const STATES: [(BackendState, &str); 3] =
-    [(BackendState::Ready, "ready"), (BackendState::Drain, "drain"), (BackendState::Down, "down")];
+/// Labels of every state.
+const STATES: [&str; 5] = ["ready", "drain", "down", "unhealthy", "ejected"];
 
 fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     let mut states = page.family(&names::BACKEND_STATE)?;
     for pool in &table.pools {
         for backend in &pool.backends {
-            for (state, label) in STATES {
-                let labels: [&str; 3] = [&pool.settings.name, &backend.label, label];
-                states.number(&labels, u64::from(backend.state == state))?;
+            let label = backend.state_label();
+            for state in STATES {
+                let labels: [&str; 3] = [&pool.settings.name, &backend.label, state];
+                states.number(&labels, u64::from(state == label))?;
             }
         }
     }
@@ -290,7 +291,8 @@ fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     })?;
     per_backend(page, table, &names::BACKEND_WARM_STALE, |family, [pool, backend], cells| {
         family.number(&[pool, backend], cells.sum(|cell| &cell.warm_stale))
-    })
+    })?;
+    health::backends(page, table)
 }
 
 fn per_backend(
