@@ -329,6 +329,75 @@ mod tests {
         assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
     }
 
+    /// The pool of a table with these verdicts.
+    fn judged(table: &Table, verdicts: &[Verdict], panicking: bool) -> Pool {
+        let pool = &table.pools[0];
+        let backends = pool.backends.iter().zip(verdicts);
+        let backends = backends.map(|(backend, verdict)| backend.judged(*verdict, None).into());
+        pool.judged(backends.collect(), panicking)
+    }
+
+    #[test]
+    fn a_home_out_of_service_follows_the_policy_under_its_own_name() {
+        use Verdict::{Ejected, Healthy, Unhealthy};
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let reject = table(&[UP, UP, UP], |_| {});
+        let next = table(&[UP, UP, UP], |pool| pool.on_down = OnDown::Next);
+        for (verdict, end, placement) in [
+            (Unhealthy, End::BackendUnhealthy, Placement::NextUnhealthy),
+            (Ejected, End::BackendEjected, Placement::NextEjected),
+        ] {
+            let mut tried = |table: &Table, verdicts: [Verdict; 3], panicking| {
+                let pool = judged(table, &verdicts, panicking);
+                Search::new(&pool, 0, &key, Placement::Home).next(&mut memory, 0)
+            };
+            assert_eq!(tried(&reject, [verdict, Healthy, Healthy], false), Err(end));
+            assert_eq!(tried(&next, [verdict, verdict, Healthy], false), choice(2, placement));
+            assert_eq!(tried(&next, [verdict; 3], false), Err(end));
+            assert_eq!(tried(&reject, [verdict; 3], true), choice(0, Placement::Panic));
+            assert_eq!(
+                tried(&reject, [Healthy, verdict, verdict], true),
+                choice(0, Placement::Home)
+            );
+        }
+        // What somebody said counts more.
+        let down = table(&[DOWN, UP, UP], |_| {});
+        let pool = judged(&down, &[Unhealthy, Healthy, Healthy], true);
+        let mut search = Search::new(&pool, 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+    }
+
+    #[test]
+    fn room_is_looked_for_where_there_is_no_home() {
+        let limited = |balance| {
+            table(&[UP, UP], |pool| {
+                pool.balance = balance;
+                pool.health.limits.connections_max = Some(1);
+            })
+        };
+        let now = Instant::now();
+        let mut memory = PoolMemory::new(2, 0);
+        let spread = limited(crate::balance::Algorithm::RoundRobin);
+        let pool = &spread.pools[0];
+        let mut pick =
+            || Search::new(pool, 0, b"", Placement::Home).with_room_at(now).next(&mut memory, 0);
+        assert!(pool.backends[0].shared.room.enter(&pool.terms(&pool.backends[0]), now));
+        for _ in 0..4 {
+            assert_eq!(pick(), choice(1, Placement::Home));
+        }
+        assert!(pool.backends[1].shared.room.enter(&pool.terms(&pool.backends[1]), now));
+        let picked: Vec<usize> = (0..4).filter_map(|_| Some(pick().ok()?.backend)).collect();
+        assert_eq!(picked.len(), 4, "where all are full, one waits somewhere");
+        assert!(picked.contains(&0) && picked.contains(&1), "{picked:?}");
+
+        let keyed = limited(crate::balance::Algorithm::Crc32Mod);
+        let pool = &keyed.pools[0];
+        let home = pool.balance.home(b"a", 2).unwrap();
+        assert!(pool.backends[home].shared.room.enter(&pool.terms(&pool.backends[home]), now));
+        let mut search = Search::new(pool, 0, b"a", Placement::Home).with_room_at(now);
+        assert_eq!(search.next(&mut memory, 0), choice(home, Placement::Home));
+    }
+
     #[test]
     fn a_missing_key_stays_the_reason_over_detours() {
         let table = table(&[UP, UP, UP], |pool| pool.retries = 1);

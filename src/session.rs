@@ -188,7 +188,6 @@ async fn try_backends(
     let pool = search.pool;
     loop {
         let choice = shard.choose(search)?;
-        session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
         let backend = &pool.backends[choice.backend];
         if let Some(placed) = &mut *session.placed.borrow_mut() {
             placed.backend = Some(backend.clone());
@@ -202,6 +201,7 @@ async fn try_backends(
             }
             Err(Turned::Back) => return Err(Turned::Back),
         }
+        session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
         match backend::connect(shard, session, pool, backend).await {
             Ok(socket) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);

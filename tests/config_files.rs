@@ -7,7 +7,7 @@ use corelane::config::{self, Address, Environment, Loaded, OnDown, Protocol};
 use serde_json::Value;
 
 /// How many files `config/` holds: a lost file must not go unnoticed.
-const FILES: usize = 3;
+const FILES: usize = 4;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config")

@@ -146,8 +146,8 @@ fn of_the_process() {
     assert_eq!(config.runtime.relay_buffer_max, 16 << 10);
     assert_eq!(config.runtime.spin, Duration::from_micros(50));
     // Two shards, each with three bound addresses, six warm connections to each of two backends,
-    // and 108 for rings, pipes and sockets about to be used again.
-    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64);
+    // and 108 for rings, pipes and sockets about to be used again. Two pools are checked.
+    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64 + 512);
     assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert_eq!(config.log.sessions, SessionLog::File("/var/log/sessions.log".into()));

@@ -247,7 +247,7 @@ expect = { type = 2, version = "1..=3", body = '{"ok":' }"#;
         ("127.0.0.1:1".to_owned(), "", format!("kind = \"tcp\"\nport = {}", http.0.port())),
     ];
     for (address, pool, health) in cases {
-        let mut checking = Checking::start(table(&[address.clone()], pool, &health));
+        let mut checking = Checking::start(table(std::slice::from_ref(&address), pool, &health));
         checking.wait_count(Outcome::Good, 5).await;
         assert!(checking.flips.try_recv().is_err(), "{address}");
         let all: u64 = Outcome::ALL.iter().map(|outcome| checking.count(*outcome)).sum();

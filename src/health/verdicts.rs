@@ -335,3 +335,245 @@ fn indexes(pool: &Pool) -> HashMap<Address, usize> {
     let addresses = pool.backends.iter().map(|backend| backend.address.clone());
     addresses.enumerate().map(|(index, address)| (address, index)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Ejection};
+    use crate::health::random;
+
+    fn addresses(count: u16) -> Vec<Address> {
+        (0..count).map(|port| Address::Tcp(([10, 0, 0, 1], 1 + port).into())).collect()
+    }
+
+    fn sample(count: u16, change: impl FnOnce(&mut config::Pool)) -> Table {
+        Table::sample(&addresses(count), |pool| {
+            pool.health.check = Some(config::Check {
+                kind: config::CheckKind::Tcp,
+                interval: Duration::from_secs(1),
+                timeout: Duration::from_secs(1),
+                rise: 1,
+                fall: 1,
+                port: None,
+            });
+            change(pool);
+        })
+    }
+
+    fn ejection() -> Ejection {
+        Ejection {
+            failures: 2,
+            early: Duration::from_secs(5),
+            early_count: 3,
+            early_percent: 50,
+            window: Duration::from_secs(30),
+            base_time: Duration::from_secs(10),
+            max_time: Duration::from_secs(40),
+            max_ejected_percent: 50,
+        }
+    }
+
+    fn flip(index: usize, up: bool) -> Flip {
+        let address = addresses(100)[index].clone();
+        Flip { pool: "p".into(), address, up, why: "a test".to_owned() }
+    }
+
+    /// Verdicts of a table, one letter each; `!` in front of one that panics.
+    fn shown(table: &Table) -> String {
+        let letter = |backend: &Arc<Backend>| match backend.verdict {
+            Verdict::Healthy => '+',
+            Verdict::Unhealthy => '-',
+            Verdict::Ejected => 'x',
+        };
+        let pool = &table.pools[0];
+        let panicking = if pool.panicking { "!" } else { "" };
+        panicking.chars().chain(pool.backends.iter().map(letter)).collect()
+    }
+
+    #[test]
+    fn flips_reach_the_next_table_and_only_what_changed_is_new() {
+        let now = Instant::now();
+        let mut verdicts = Verdicts::new(now);
+        let (first, changes) = verdicts.judge(sample(4, |_| {}), now);
+        assert_eq!((shown(&first).as_str(), changes.len()), ("++++", 0));
+        let down = verdicts.flip(&flip(2, false), now);
+        let What::Verdict { backend, verdict, why } = &down[0].what else { panic!("{down:?}") };
+        assert_eq!(
+            (&**backend, *verdict, why.as_str()),
+            ("10.0.0.1:3", Verdict::Unhealthy, "a test")
+        );
+        assert!(verdicts.flip(&flip(2, false), now).is_empty(), "known");
+        let (second, _) = verdicts.judge(first.next(), now);
+        assert_eq!((second.version, shown(&second).as_str()), (2, "++-+"));
+        for (index, (old, new)) in
+            first.pools[0].backends.iter().zip(&second.pools[0].backends).enumerate()
+        {
+            assert_eq!(Arc::ptr_eq(old, new), index != 2);
+            assert!(Arc::ptr_eq(&old.shared, &new.shared));
+        }
+        let (third, _) = verdicts.judge(second.next(), now);
+        assert!(Arc::ptr_eq(&second.pools[0], &third.pools[0]), "nothing changed");
+        // A table from elsewhere knows nothing of it until it is judged.
+        let (fourth, _) = verdicts.judge(third.successor(), now);
+        assert_eq!(shown(&fourth), "++-+");
+        assert!(verdicts.flip(&flip(50, false), now).is_empty(), "who is that?");
+    }
+
+    #[test]
+    fn it_panics_and_calms_down() {
+        let now = Instant::now();
+        let mut verdicts = Verdicts::new(now);
+        let (mut table, _) =
+            verdicts.judge(sample(5, |pool| pool.backends[4].state = BackendState::Down), now);
+        let mut seen = Vec::new();
+        // Four would take sessions; three of them are more than half.
+        for (index, up) in [(0, false), (1, false), (4, false), (2, false), (0, true)] {
+            let changes = verdicts.flip(&flip(index, up), now);
+            let panics = changes.iter().filter(|c| matches!(c.what, What::Panic { .. })).count();
+            table = verdicts.judge(table.next(), now).0;
+            seen.push((shown(&table), panics));
+        }
+        let seen: Vec<(&str, usize)> = seen.iter().map(|(s, p)| (s.as_str(), *p)).collect();
+        let expected = [("-++++", 0), ("--+++", 0), ("--++-", 0), ("!---+-", 1), ("+--+-", 1)];
+        assert_eq!(seen, expected);
+        assert_eq!(table.pools[0].health.panics.value(), 1);
+        // A change of the set alone may end or begin it.
+        verdicts.flip(&flip(0, false), now);
+        let smaller = Table { pools: sample(8, |_| {}).pools, ..table.next() };
+        let (larger, changes) = verdicts.judge(smaller, now);
+        assert_eq!(shown(&larger), "++++++++", "other backends under the same addresses");
+        assert!(changes.iter().any(|c| matches!(c.what, What::Panic { panicking: false, .. })));
+    }
+
+    #[test]
+    fn who_returns_joins_or_becomes_ready_is_known_by_when() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut verdicts = Verdicts::new(start);
+        let down = |pool: &mut config::Pool| pool.backends[1].state = BackendState::Down;
+        let (first, _) = verdicts.judge(sample(2, down), start);
+        let returned = |table: &Table| -> Vec<Option<Instant>> {
+            table.pools[0].backends.iter().map(|backend| backend.returned).collect()
+        };
+        assert_eq!(returned(&first), [None, None], "nothing is slow at the start");
+        // The second is made ready, a third joins, and the first goes out and comes back.
+        let mut second = sample(3, |_| {});
+        let pool = Arc::get_mut(&mut second.pools[0]).unwrap();
+        for (new, old) in pool.backends.iter_mut().zip(&first.pools[0].backends) {
+            Arc::get_mut(new).unwrap().shared = old.shared.clone();
+        }
+        let (second, _) = verdicts.judge(second, at(1));
+        assert_eq!(returned(&second), [None, Some(at(1)), Some(at(1))]);
+        verdicts.flip(&flip(0, false), at(2));
+        verdicts.flip(&flip(0, true), at(3));
+        let (third, _) = verdicts.judge(second.next(), at(4));
+        assert_eq!(returned(&third), [Some(at(3)), Some(at(1)), Some(at(1))]);
+        // A pool that was empty fills: that is a start, not a return.
+        let mut verdicts = Verdicts::new(start);
+        let (empty, _) = verdicts.judge(sample(0, |_| {}), start);
+        let (full, _) = verdicts.judge(Table { pools: sample(2, |_| {}).pools, ..empty }, at(9));
+        assert_eq!(returned(&full), [None, None]);
+    }
+
+    #[test]
+    fn without_its_checks_nobody_stays_unhealthy() {
+        let now = Instant::now();
+        let mut verdicts = Verdicts::new(now);
+        let (mut table, _) = verdicts.judge(sample(3, |_| {}), now);
+        verdicts.flip(&flip(1, false), now);
+        table = verdicts.judge(table.next(), now).0;
+        assert_eq!(shown(&table), "+-+");
+        let mut next = table.successor();
+        Arc::get_mut(&mut next.pools[0]).unwrap().settings.health.check = None;
+        let (next, changes) = verdicts.judge(next, now);
+        assert_eq!((shown(&next).as_str(), changes.len()), ("+++", 1));
+    }
+
+    #[test]
+    fn what_sessions_meet_ejects_and_the_unhealthy_count_against_the_cap() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut verdicts = Verdicts::new(start);
+        let (table, _) =
+            verdicts.judge(sample(4, |pool| pool.health.ejection = Some(ejection())), start);
+        let backends = table.pools[0].backends.clone();
+        verdicts.flip(&flip(0, false), at(1));
+        backends[1..].iter().for_each(|backend| backend.shared.failed());
+        assert!(verdicts.tick(at(1)).is_empty(), "one is not two");
+        backends[1..].iter().for_each(|backend| backend.shared.failed());
+        let changes = verdicts.tick(at(2));
+        let ejected =
+            |c: &&Change| matches!(c.what, What::Verdict { verdict: Verdict::Ejected, .. });
+        let withheld = |c: &&Change| matches!(c.what, What::Withheld { .. });
+        assert_eq!(changes.iter().filter(ejected).count(), 1, "half of four is two: {changes:?}");
+        assert_eq!(changes.iter().filter(withheld).count(), 2);
+        let (second, _) = verdicts.judge(table.next(), at(2));
+        assert_eq!(shown(&second), "-x++");
+        assert!(verdicts.tick(at(3)).is_empty());
+        for backend in &backends {
+            backend.shared.connected();
+        }
+        let back = verdicts.tick(at(12));
+        assert_eq!(back.len(), 1, "{back:?}");
+        let (third, _) = verdicts.judge(second.next(), at(12));
+        assert_eq!(shown(&third), "-+++");
+        assert_eq!(third.pools[0].backends[1].returned, Some(at(12)));
+        assert_eq!(third.pools[0].health.withheld.value(), 2);
+    }
+
+    /// Flips, failures, joins and leaves in any order: a table always says what is known, and panic
+    /// is exactly the threshold.
+    #[test]
+    fn a_simulated_table_agrees_with_what_is_known() {
+        for seed in 0..30u64 {
+            let mut state = seed;
+            let mut dice = |to: u64| random(&mut state) % to;
+            let start = Instant::now();
+            let mut verdicts = Verdicts::new(start);
+            let settings = |pool: &mut config::Pool| pool.health.ejection = Some(ejection());
+            let all = sample(12, settings).pools[0].backends.clone();
+            let mut down = [false; 12];
+            let mut table = verdicts.judge(sample(0, settings), start).0;
+            for step in 0..2_000u32 {
+                let now = start + Duration::from_millis(100) * step;
+                let index = dice(12) as usize;
+                match dice(6) {
+                    0 => {
+                        let known = table.pools[0].position(&all[index]).is_some();
+                        down[index] = known && dice(2) == 0;
+                        verdicts.flip(&flip(index, !down[index]), now);
+                    }
+                    1 => all[index].shared.failed(),
+                    2 => all[index].shared.connected(),
+                    3 => {
+                        // Any part of them, as they are known from elsewhere: without verdicts.
+                        let mut next = sample(0, settings);
+                        let pool = Arc::get_mut(&mut next.pools[0]).unwrap();
+                        for (backend, down) in all.iter().zip(&mut down) {
+                            if dice(3) > 0 {
+                                pool.backends.push(backend.clone());
+                            } else {
+                                // Forgotten: it begins anew.
+                                *down = false;
+                            }
+                        }
+                        table = verdicts.judge(next, now).0;
+                    }
+                    _ => {}
+                }
+                verdicts.tick(now);
+                table = verdicts.judge(table.next(), now).0;
+                let pool = &table.pools[0];
+                let mut out = 0;
+                for (backend, down) in all.iter().zip(down) {
+                    let Some(index) = pool.position(backend) else { continue };
+                    let verdict = pool.backends[index].verdict;
+                    assert_eq!(verdict == Verdict::Unhealthy, down, "seed {seed} step {step}");
+                    out += usize::from(verdict != Verdict::Healthy);
+                }
+                let panicking = 2 * out > pool.backends.len();
+                assert_eq!(pool.panicking, panicking, "seed {seed} step {step}");
+            }
+        }
+    }
+}
