@@ -157,9 +157,7 @@ impl Pool {
             Backend::new(backend, Arc::new(BackendShared::new(shards, live.clone())))
         };
         let backends: Vec<_> = settings.backends.iter().map(fresh).map(Arc::new).collect();
-        let entries = entries(&backends);
-        let moves_on = settings.on_down == config::OnDown::Next;
-        let balance = Balance::prepare(settings.balance, &entries, moves_on);
+        let balance = prepared(settings, &entries(&backends));
         let positions = Arc::new(Positions::of(&backends));
         let cells = Arc::new(PerShard::new(shards));
         Pool::build(settings, Parts { balance, backends, cells, live, positions })
@@ -210,7 +208,7 @@ impl Pool {
         let balance = match (alike, stands) {
             (true, true) => self.balance.clone(),
             (true, false) => self.balance.with_states(&entries, moves_on),
-            (false, _) => Balance::prepare(settings.balance, &entries, moves_on),
+            (false, _) => prepared(settings, &entries),
         };
         let (cells, live) = (self.cells.clone(), self.live.clone());
         Pool::build(settings, Parts { balance, backends, cells, live, positions })
@@ -218,10 +216,6 @@ impl Pool {
 
     fn build(settings: &config::Pool, parts: Parts) -> Pool {
         let Parts { balance, backends, cells, live, positions } = parts;
-        if balance.lowered() {
-            let (pool, algorithm) = (&*settings.name, settings.balance.name());
-            tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
-        }
         let weight = |backend: &Arc<Backend>| if is_ready(backend) { backend.weight } else { 0 };
         let bound = settings.bounded_load;
         let bound = bound.map(|factor| Bound::new(factor, backends.iter().map(weight)));
@@ -246,6 +240,17 @@ struct Parts {
     cells: Arc<PerShard<PoolCells>>,
     live: Arc<AtomicU32>,
     positions: Arc<Positions>,
+}
+
+/// Prepares the algorithm, and says what it could not take.
+fn prepared(settings: &config::Pool, entries: &[Entry<'_>]) -> Balance {
+    let moves_on = settings.on_down == config::OnDown::Next;
+    let balance = Balance::prepare(settings.balance, entries, moves_on);
+    if balance.lowered() {
+        let (pool, algorithm) = (&*settings.name, settings.balance.name());
+        tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
+    }
+    balance
 }
 
 fn entries(backends: &[Arc<Backend>]) -> Vec<Entry<'_>> {
