@@ -181,8 +181,7 @@ impl Pool {
             Arc::new(Backend::new(backend, settings, Arc::new(shared)))
         };
         let backends: Vec<_> = settings.backends.iter().map(fresh).collect();
-        let moves_on = settings.on_down == config::OnDown::Next;
-        let balance = Balance::prepare(settings.balance, &entries(&backends, false), moves_on);
+        let balance = prepared(settings, &entries(&backends, false));
         let positions = Arc::new(Positions::of(&backends));
         let (cells, health) = (Arc::new(PerShard::new(shards)), Arc::default());
         let panicking = false;
@@ -263,7 +262,7 @@ impl Pool {
         let balance = match (alike, stands) {
             (true, true) => self.balance.clone(),
             (true, false) => self.balance.with_states(&entries, moves_on),
-            (false, _) => Balance::prepare(settings.balance, &entries, moves_on),
+            (false, _) => prepared(settings, &entries),
         };
         let (cells, health, live) = (self.cells.clone(), self.health.clone(), self.live.clone());
         let parts = Parts { balance, backends, panicking, cells, health, live, positions };
@@ -272,10 +271,6 @@ impl Pool {
 
     fn build(settings: &config::Pool, parts: Parts) -> Pool {
         let Parts { balance, backends, panicking, cells, health, live, positions } = parts;
-        if balance.lowered() {
-            let (pool, algorithm) = (&*settings.name, settings.balance.name());
-            tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
-        }
         let weight = |backend: &Arc<Backend>| match in_service(backend, panicking) {
             true => backend.weight,
             false => 0,
@@ -307,6 +302,17 @@ struct Parts {
     health: Arc<HealthCells>,
     live: Arc<AtomicU32>,
     positions: Arc<Positions>,
+}
+
+/// Prepares the algorithm, and says what it could not take.
+fn prepared(settings: &config::Pool, entries: &[Entry<'_>]) -> Balance {
+    let moves_on = settings.on_down == config::OnDown::Next;
+    let balance = Balance::prepare(settings.balance, entries, moves_on);
+    if balance.lowered() {
+        let (pool, algorithm) = (&*settings.name, settings.balance.name());
+        tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
+    }
+    balance
 }
 
 fn entries(backends: &[Arc<Backend>], panicking: bool) -> Vec<Entry<'_>> {
