@@ -61,7 +61,7 @@ impl Audit {
         let result = if done { "done" } else { "refused" };
         tracing::info!(who, what, result, detail, "audit");
         let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
-        let detail = shortened(detail).to_owned();
+        let detail = shortened(detail, DETAIL_LEN_MAX).to_owned();
         let mut kept = self.kept();
         kept.last += 1;
         let number = kept.last;
@@ -82,8 +82,10 @@ impl Audit {
     }
 }
 
-fn shortened(text: &str) -> &str {
-    &text[..text.floor_char_boundary(DETAIL_LEN_MAX)]
+/// The beginning of a text, as many bytes of it as end with a character.
+pub(super) fn shortened(text: &str, len_max: usize) -> &str {
+    let end = (0..=len_max.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    text.get(..end.unwrap_or(0)).unwrap_or_default()
 }
 
 #[cfg(test)]

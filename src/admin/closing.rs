@@ -1,7 +1,6 @@
 //! Closing all sessions of a backend, so many in a second.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use axum::body::Bytes;
@@ -75,7 +74,7 @@ pub(super) async fn begin(
         };
         tell(shard, Message::Close(order));
     }
-    let sessions = identity.live.load(Relaxed);
+    let sessions = identity.room.live();
     let detail = format!("{sessions} sessions, {rate} in a second");
     let rate = Some(format!("{rate}/s"));
     let closing = Closing { pool: &pool, backend: &backend, sessions, rate };
@@ -97,7 +96,7 @@ pub(super) async fn stop(
     for shard in &shared.state.shards {
         tell(shard, Message::StopClosing(identity.clone()));
     }
-    let sessions = identity.live.load(Relaxed);
+    let sessions = identity.room.live();
     let closing = Closing { pool: &pool, backend: &backend, sessions, rate: None };
     done(&closing, format!("{sessions} sessions left"))
 }

@@ -14,7 +14,7 @@ use axum::response::Response;
 use tokio::sync::watch;
 
 use super::answer::{Detail, Unchanged, problem};
-use super::audit::{Audit, Note};
+use super::audit::{Audit, Note, shortened};
 use super::who::{Peer, Who};
 use crate::config::{Config, Tokens, TokensError};
 
@@ -90,8 +90,7 @@ impl Gate {
 /// Method and path, as the audit log has them.
 fn what(request: &Request) -> String {
     let path = request.uri().path_and_query().map_or("", |path| path.as_str());
-    let path = path.get(..path.floor_char_boundary(WHAT_LEN_MAX)).unwrap_or_default();
-    format!("{} {path}", request.method())
+    format!("{} {}", request.method(), shortened(path, WHAT_LEN_MAX))
 }
 
 /// Why a request is not taken for its sender's.

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -11,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::answer::{absent, json, query};
 use super::http::Asked;
-use crate::config::{BackendState, OnDown};
+use crate::config::OnDown;
 use crate::end::{End, Placement};
 use crate::table::{Backend, Pool, Table};
 
@@ -27,6 +26,8 @@ struct PoolView<'a> {
     name: &'a str,
     balance: &'static str,
     on_down: &'static str,
+    /// So many backends are out of service that all are used.
+    panicking: bool,
     /// Sessions placed, by label of the reason; reasons that never occurred are left out.
     placements: BTreeMap<&'static str, u64>,
     backends: Vec<BackendView<'a>>,
@@ -55,6 +56,8 @@ struct BackendView<'a> {
     address: &'a str,
     weight: u32,
     state: &'static str,
+    /// Sessions that wait for room on it.
+    waiting: u32,
     /// Sessions open now.
     live: u32,
     /// Sessions ever placed here.
@@ -154,6 +157,7 @@ fn view(pool: &Pool) -> PoolView<'_> {
             OnDown::Reject => "reject",
             OnDown::Next => "next",
         },
+        panicking: pool.panicking,
         placements: placements.filter(|(_, count)| *count > 0).collect(),
         backends: pool.backends.iter().map(|backend| view_backend(backend)).collect(),
         removed: pool.leaving.iter().map(|backend| view_backend(backend)).collect(),
@@ -168,8 +172,9 @@ fn view_backend(backend: &Backend) -> BackendView<'_> {
     BackendView {
         address: &backend.label,
         weight: backend.weight,
-        state: state_label(backend),
-        live: backend.shared.live.load(Relaxed),
+        state: backend.state_label(),
+        waiting: backend.shared.room.waiting(),
+        live: backend.shared.room.live(),
         sessions: cells.sum(|cell| &cell.sessions),
         connect_failures: failures.filter(|(_, count)| *count > 0).collect(),
         bytes_in: cells.sum(|cell| &cell.bytes_in),
@@ -177,14 +182,5 @@ fn view_backend(backend: &Backend) -> BackendView<'_> {
         warm: cells.sum(|cell| &cell.warm),
         warm_used: cells.sum(|cell| &cell.warm_used),
         warm_stale: cells.sum(|cell| &cell.warm_stale),
-    }
-}
-
-/// The name of a backend's state.
-pub(super) fn state_label(backend: &Backend) -> &'static str {
-    match backend.state {
-        BackendState::Ready => "ready",
-        BackendState::Drain => "drain",
-        BackendState::Down => "down",
     }
 }

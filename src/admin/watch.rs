@@ -7,7 +7,6 @@ use serde::Serialize;
 
 use super::AdminState;
 use super::events::Events;
-use super::pools::state_label;
 use crate::source::view::SourceView;
 use crate::table::{Backend, Pool, Table};
 
@@ -144,8 +143,8 @@ fn pool_difference(old: &Pool, new: &Pool) -> Option<PoolChange> {
         match before.get(&*backend.label) {
             None => change.added.push(backend),
             Some((place, old)) => {
-                let differs = (old.weight, state_label(old))
-                    != (backend.weight, state_label(backend))
+                let differs = (old.weight, old.state_label())
+                    != (backend.weight, backend.state_label())
                     || *place != index && old_order_matters(new);
                 if differs {
                     change.changed.push(backend);
@@ -178,7 +177,7 @@ fn flips(old: &Pool, new: &Pool, table: u64, states: &mut Vec<StateChange>) {
     let before = by_address(old);
     for backend in &new.backends {
         let Some((_, old)) = before.get(&*backend.label) else { continue };
-        let (from, to) = (state_label(old), state_label(backend));
+        let (from, to) = (old.state_label(), backend.state_label());
         if from != to && states.len() < NAMED_MAX {
             let (pool, backend) = (new.settings.name.clone(), backend.label.to_string());
             states.push(StateChange { table, pool, backend, from, to });

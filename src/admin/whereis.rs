@@ -12,7 +12,6 @@ use serde::{Deserialize, Serialize};
 use super::answer::{absent, json, problem, query};
 use super::http::Asked;
 use super::sessions::ask;
-use crate::config::BackendState;
 use crate::end::{End, Placement};
 use crate::explain::pool_of;
 use crate::log::hex;
@@ -144,9 +143,9 @@ fn placement(pool: &Pool, home: Option<usize>, index: usize) -> Placement {
     match home {
         None => Placement::KeyMissing,
         Some(home) if home == index => Placement::Home,
-        Some(home) => match pool.backends.get(home).map(|backend| backend.state) {
-            Some(BackendState::Ready) => Placement::Reshuffled,
-            _ => Placement::Next,
+        Some(home) => match pool.backends.get(home).is_some_and(|home| pool.in_service(home)) {
+            true => Placement::Reshuffled,
+            false => Placement::Next,
         },
     }
 }
