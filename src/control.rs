@@ -1,6 +1,7 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod edits;
 pub mod reload;
 pub mod sources;
 
@@ -14,10 +15,13 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use self::edits::Edits;
 use self::reload::{Refused, Reloaded};
 use self::sources::Sources;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::edits::state::State;
+use crate::edits::{Edit, EditRefused, Edited};
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
@@ -46,6 +50,8 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// What operators have changed, and what waits to be.
+    pub edits: Edits,
     /// What is known of every backend's health; every table is judged by it.
     pub health: HealthWatch,
     /// What is listened on.
@@ -69,6 +75,13 @@ pub enum Command {
         dry_run: bool,
         /// Where the answer goes.
         reply: oneshot::Sender<Result<Reloaded, Refused>>,
+    },
+    /// Change a backend.
+    Edit {
+        /// Which, and how.
+        edit: Edit,
+        /// Where the answer goes, when it is known; a store may take its time.
+        reply: oneshot::Sender<Result<Edited, EditRefused>>,
     },
 }
 
@@ -95,6 +108,7 @@ enum Event {
     Reload,
     Command(Command),
     Source,
+    Edited,
     Swap,
     Sweep,
     Health(Vec<Change>),
@@ -194,6 +208,7 @@ impl Control {
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
                 () = self.sources.step() => Event::Source,
+                () = self.edits.written() => Event::Edited,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
                 changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
@@ -219,6 +234,8 @@ impl Control {
                     // Whoever asked may have stopped waiting.
                     let _gone = reply.send(answer);
                 }
+                Event::Command(Command::Edit { edit, reply }) => self.edit(edit, reply),
+                Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
@@ -243,7 +260,7 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
-            if self.sources.have_changed() {
+            if self.sources.have_changed() | self.edits.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
                 previous = Some(self.publish(next));
             }
@@ -255,7 +272,7 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources)
+        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
     }
 
     fn show_sources(&self) {
@@ -309,10 +326,13 @@ impl Control {
     }
 }
 
-/// What a table is made of: the configuration, with the backends that its sources have now.
-pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
-    let pool =
-        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+/// What a table is made of: the configuration, with the backends that its sources have now, and
+/// with what operators have changed of that.
+pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
+    let pool = |pool: &config::Pool| config::Pool {
+        backends: sources.backends(pool, edits),
+        ..pool.clone()
+    };
     Layout {
         generation,
         listeners: config.listeners.clone(),
