@@ -8,6 +8,7 @@ mod answer;
 pub mod audit;
 mod body;
 mod closing;
+mod edits;
 pub mod events;
 mod guard;
 mod http;

@@ -35,7 +35,7 @@ pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use load::{LoadError, Loaded, load, parse, schema};
-pub use reach::{Reach, reach};
+pub use reach::{Reach, reach, read_address};
 pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,

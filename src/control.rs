@@ -2,6 +2,7 @@
 //! and the end of the process.
 
 pub mod commands;
+pub mod edits;
 pub mod reload;
 pub mod sources;
 
@@ -16,10 +17,12 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use self::commands::Command;
+use self::edits::Edits;
 use self::sources::Sources;
 use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::edits::state::State;
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
@@ -52,6 +55,8 @@ pub struct Control {
     pub configs: watch::Sender<Arc<Config>>,
     /// Who changed what.
     pub audit: Arc<Audit>,
+    /// What operators have changed, and what waits to be.
+    pub edits: Edits,
     /// What is known of every backend's health; every table is judged by it.
     pub health: HealthWatch,
     /// What is listened on.
@@ -89,6 +94,7 @@ enum Event {
     Reload,
     Command(Command),
     Source,
+    Edited,
     Swap,
     Sweep,
     Health(Vec<Change>),
@@ -191,6 +197,7 @@ impl Control {
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
                 () = self.sources.step() => Event::Source,
+                () = self.edits.written() => Event::Edited,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
                 changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
@@ -211,6 +218,7 @@ impl Control {
                 Event::Reopen => self.session_log.reopen(),
                 Event::Reload => self.reload_on_signal().await,
                 Event::Command(command) => self.obey(command).await,
+                Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
@@ -235,7 +243,7 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
-            if self.sources.have_changed() {
+            if self.sources.have_changed() | self.edits.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
                 previous = Some(self.publish(next));
             }
@@ -247,7 +255,7 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources)
+        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
     }
 
     fn show_sources(&self) {
@@ -301,10 +309,13 @@ impl Control {
     }
 }
 
-/// What a table is made of: the configuration, with the backends that its sources have now.
-pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
-    let pool =
-        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+/// What a table is made of: the configuration, with the backends that its sources have now, and
+/// with what operators have changed of that.
+pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
+    let pool = |pool: &config::Pool| config::Pool {
+        backends: sources.backends(pool, edits),
+        ..pool.clone()
+    };
     Layout {
         generation,
         listeners: config.listeners.clone(),

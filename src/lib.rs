@@ -62,6 +62,7 @@ mod backend;
 pub mod balance;
 pub mod config;
 mod control;
+pub mod edits;
 pub mod end;
 pub mod explain;
 pub mod fetch;

@@ -15,6 +15,7 @@ use tokio::sync::watch;
 
 use super::answer::{Detail, Unchanged, problem};
 use super::audit::{Audit, Note, shortened};
+use super::life::Life;
 use super::who::{Peer, Who};
 use crate::config::{Config, Tokens, TokensError};
 
@@ -64,6 +65,10 @@ pub(super) async fn admit(
         tracing::warn!(%peer, path = request.uri().path(), "admin request of another origin");
         let detail = "changes are not taken from pages of another origin";
         return problem(StatusCode::FORBIDDEN, detail);
+    }
+    if let Some(life) = request.extensions().get::<Life>() {
+        // A reload or an edit waits for stores.
+        life.works();
     }
     let who = Who { token, peer };
     let what = what(&request);

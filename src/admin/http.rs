@@ -14,7 +14,7 @@ use tokio::sync::{Semaphore, oneshot};
 use super::answer::{common_headers, problem};
 use super::guard::{self, Gate};
 use super::{
-    AdminState, Stage, closing, events, openapi, pools, process, sessions, sources, whereis,
+    AdminState, Stage, closing, edits, events, openapi, pools, process, sessions, sources, whereis,
 };
 use crate::control::commands::Command;
 use crate::metrics::page::{self, Observed, Page};
@@ -83,6 +83,9 @@ fn paths() -> Paths {
         .add("get", "/pools/{pool}", get(pools::show_one))
         .add("get", "/backends", get(pools::show_backends))
         .add("get", BACKEND, get(pools::show_backend))
+        .add("post", "/pools/{pool}/backends", post(edits::add))
+        .add("patch", BACKEND, patch(edits::change))
+        .add("delete", BACKEND, delete(edits::remove))
         .add("post", CLOSE, post(closing::begin))
         .add("delete", CLOSE, delete(closing::stop))
         .add("get", "/sessions", get(sessions::show))

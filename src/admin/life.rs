@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use socket2::SockRef;
@@ -13,6 +13,9 @@ use tokio::sync::Notify;
 
 /// A stream whose reader takes nothing for this long is cut.
 const STALL_MAX: Duration = Duration::from_secs(60);
+
+/// A change may take this much longer: two deadlines of the slowest store that can be configured.
+const WORK_MAX: Duration = Duration::from_secs(120);
 
 /// What is known of a connection, shared with the body of its answer.
 #[derive(Debug, Clone, Default)]
@@ -26,12 +29,15 @@ struct Inner {
     /// Milliseconds after `began` when the stream was last able to send; 0: there is no stream.
     sent_ms: AtomicU64,
     became_stream: Notify,
+    /// Something is being changed for it.
+    working: AtomicBool,
 }
 
 impl Default for Inner {
     fn default() -> Inner {
         let became_stream = Notify::new();
-        Inner { began: Instant::now(), sent_ms: AtomicU64::new(0), became_stream }
+        let (sent_ms, working) = Default::default();
+        Inner { began: Instant::now(), sent_ms, became_stream, working }
     }
 }
 
@@ -44,12 +50,22 @@ impl Life {
         }
     }
 
+    /// Something is being changed for it, which may take longer than an answer.
+    pub(super) fn works(&self) {
+        self.inner.working.store(true, Relaxed);
+    }
+
     /// Returns when the connection has lived long enough: after `answer_max` unless it became a
     /// stream, which goes on until nobody reads it. `socket` is another descriptor of the same
     /// socket.
     pub(super) async fn over(&self, answer_max: Duration, socket: std::io::Result<OwnedFd>) {
         tokio::select! {
-            () = tokio::time::sleep(answer_max) => return,
+            () = tokio::time::sleep(answer_max) => {
+                if self.inner.working.load(Relaxed) {
+                    tokio::time::sleep(WORK_MAX).await;
+                }
+                return;
+            }
             () = self.inner.became_stream.notified() => {}
         }
         let stalled = async {

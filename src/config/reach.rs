@@ -12,6 +12,17 @@ use super::substitute;
 use super::{Address, Environment};
 use crate::input::read_at_most;
 
+/// An address as it stands in a file.
+///
+/// # Errors
+/// What is wrong with it, and what would be right.
+pub fn read_address(text: &str) -> Result<Address, String> {
+    Address::from_scalar(Scalar::Text(text)).map_err(|problem| {
+        let valid = problem.valid.map(|valid| format!("; valid: {valid}"));
+        format!("{}{}", problem.what, valid.unwrap_or_default())
+    })
+}
+
 /// `[admin]`, as far as a client needs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reach {

@@ -5,6 +5,7 @@ use tracing::Level;
 
 use super::Control;
 use super::reload::{Refused, Reloaded};
+use crate::edits::{Edit, EditRefused, Edited};
 
 /// What others ask of the control plane. Whoever asks may stop waiting for the answer.
 #[derive(Debug)]
@@ -30,6 +31,13 @@ pub enum Command {
         /// How many are watched.
         reply: oneshot::Sender<usize>,
     },
+    /// Change a backend.
+    Edit {
+        /// Which, and how.
+        edit: Edit,
+        /// Where the answer goes, when it is known; a store may take its time.
+        reply: oneshot::Sender<Result<Edited, EditRefused>>,
+    },
     /// Set the level of the operational log, if one is given, until the next reload.
     Level {
         /// The new one.
@@ -53,6 +61,7 @@ impl Control {
             Command::Confirm { pool, reply } => {
                 let _gone = reply.send(self.sources.confirm(&pool));
             }
+            Command::Edit { edit, reply } => self.edit(edit, reply),
             Command::Level { level, reply } => {
                 if let Some(level) = level
                     && let Err(error) = self.level.set(level)

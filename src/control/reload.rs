@@ -154,6 +154,9 @@ impl Control {
         }
         let file = self.file.as_deref().ok_or(Refused::NoFile)?;
         let loaded = self.load(file)?;
+        if !dry_run {
+            self.edits.look_again();
+        }
         let result = self.try_candidate(loaded, dry_run).await;
         // Of the sources that were begun for it, or those that it has no more.
         self.sources.adopt(&self.config.pools);
@@ -196,7 +199,7 @@ impl Control {
 
     fn candidate(&self, loaded: Loaded) -> Candidate {
         let Loaded { config, warnings } = loaded;
-        let layout = layout(&config, self.generation() + 1, &self.sources);
+        let layout = layout(&config, self.generation() + 1, &self.sources, self.edits.state());
         let mut reloaded = difference(&self.table(), &layout);
         reloaded.settings = changed_settings(&self.config, &config);
         reloaded.warnings = warnings;

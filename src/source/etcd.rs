@@ -11,6 +11,7 @@
 mod client;
 mod mirror;
 mod wire;
+mod write;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tonic::Streaming;
 use self::client::{Client, Watching, is_too_long};
 use self::mirror::{Mirror, Step};
 use self::wire::{WatchProgressRequest, WatchRequest, WatchResponse};
+pub use self::write::write;
 use super::retry::{GAP, PAUSE_MAX, Retry, jittered};
 use super::{Desk, Failure, Report, Timings};
 use crate::config::EtcdSource;

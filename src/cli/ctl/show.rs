@@ -177,7 +177,18 @@ pub(super) fn audit(value: &Value) -> String {
 }
 
 pub(super) fn edited(value: &Value) -> String {
-    anything(value)
+    let place = match value["where"].as_str() {
+        Some("in_store") => format!("in {}", cell(value.get("source"))),
+        _ => format!("in {}", cell(value.get("file"))),
+    };
+    let over = match value["over"].as_str() {
+        Some(over) => format!(", over {}: other gateways do not follow", cell(Some(&over.into()))),
+        None => String::new(),
+    };
+    match value["written"] == true {
+        true => format!("done {place}{over}\n"),
+        false => format!("it was so already {place}{over}\n"),
+    }
 }
 
 pub(super) fn reloaded(value: &Value) -> String {
