@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod edits;
+pub mod moves;
 pub mod reload;
 pub mod sources;
 
