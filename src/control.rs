@@ -3,7 +3,6 @@
 
 pub mod commands;
 pub mod edits;
-pub mod moves;
 pub mod reload;
 pub mod sources;
 

@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::moves::{self, KeysMoved};
 use super::{Control, layout};
 use crate::admin::Stage;
 use crate::backend;
@@ -30,8 +29,6 @@ pub struct Reloaded {
     pub pools: Changes,
     /// Backends, as `POOL ADDRESS`.
     pub backends: Changes,
-    /// What becomes of keys; of a dry run only.
-    pub keys_moved: Vec<KeysMoved>,
     /// Settings of the process that take effect, as `runtime.max_connections`.
     pub settings: Vec<&'static str>,
     /// Sessions that are closed: none, unless a pool says `on_remove = "close"`.
@@ -171,10 +168,8 @@ impl Control {
         if !without.is_empty() {
             return Err(Refused::System(without.join("; ")));
         }
-        let mut candidate = self.candidate(loaded);
+        let candidate = self.candidate(loaded);
         if dry_run {
-            let moved = moves::keys_moved(self.table(), candidate.layout).await;
-            candidate.reloaded.keys_moved = moved;
             return Ok(candidate.reloaded);
         }
         let change = self.bind(candidate.layout.clone()).await?;
