@@ -149,6 +149,7 @@ impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
         let Listeners { table, opened, .. } = listeners;
+        metrics.shards.of(index).table_version.set(table.version);
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
         let pools = table.pools.iter().enumerate();
@@ -221,6 +222,7 @@ impl Shard {
         self.memory.replace(memory);
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
+        self.cells().table_version.set(table.version);
     }
 
     // -- listeners -----------------------------------------------------------------------------
