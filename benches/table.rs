@@ -34,6 +34,7 @@ fn pool(balance: Algorithm) -> Pool {
         close_rate: 200,
         sources: Vec::new(),
         bounded_load: None,
+        health: corelane::config::Health::default(),
         backends: (0..BACKENDS).map(backend).collect(),
     }
 }

@@ -10,6 +10,7 @@ mod check;
 mod document;
 mod environment;
 mod fault;
+mod health;
 mod limits;
 mod load;
 mod quantity;
@@ -29,6 +30,7 @@ use std::time::Duration;
 pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
+pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use load::{LoadError, Loaded, load, parse, schema};
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
@@ -244,6 +246,8 @@ pub struct Pool {
     pub on_remove: OnRemove,
     /// Sessions closed in a second, with [`OnRemove::Close`].
     pub close_rate: u32,
+    /// Which backends are used, and how fast.
+    pub health: Health,
     /// As the file has them, static ones included; empty for a pool that only a reload changes.
     pub sources: Vec<Source>,
     /// What the file pins: `backends`, then those of static sources, each in file order, no

@@ -18,6 +18,8 @@ use self::reload::{Refused, Reloaded};
 use self::sources::Sources;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::health::verdicts::Change;
+use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
 use crate::log::{LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
@@ -44,6 +46,8 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// What is known of every backend's health; every table is judged by it.
+    pub health: HealthWatch,
     /// What is listened on.
     pub bindings: Bindings,
     /// Every shard's mailbox.
@@ -93,6 +97,7 @@ enum Event {
     Source,
     Swap,
     Sweep,
+    Health(Vec<Change>),
     ShardEnded(usize, Result<(), String>),
 }
 
@@ -191,6 +196,7 @@ impl Control {
                 () = self.sources.step() => Event::Source,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
+                changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
             };
             match event {
                 Event::Stop(name) => match stopping {
@@ -216,12 +222,17 @@ impl Control {
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
-                    previous = Some(self.publish(Arc::new(next)));
+                    previous = Some(self.publish(next));
                 }
                 Event::Sweep => {
                     // The one before may be all that still holds what has left.
                     previous = None;
                     self.sweep();
+                }
+                Event::Health(changes) => {
+                    if changes.iter().any(Change::is_in_table) {
+                        previous = Some(self.publish(self.table().again()));
+                    }
                 }
                 Event::ShardEnded(shard, Err(why)) => {
                     tracing::error!(shard, why, "a shard was lost; ending");
@@ -234,7 +245,7 @@ impl Control {
             }
             if self.sources.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
-                previous = Some(self.publish(Arc::new(next)));
+                previous = Some(self.publish(next));
             }
             self.show_sources();
         }
@@ -257,12 +268,20 @@ impl Control {
     }
 
     /// Puts a table in force, for every shard and for the pages; gives back the one before.
-    fn publish(&self, table: Arc<Table>) -> Arc<Table> {
+    fn publish(&mut self, table: Table) -> Arc<Table> {
+        let table = Arc::new(self.health.judge(table));
         tracing::debug!(version = table.version, "publishing a table");
         for shard in 0..self.shards.len() {
             self.tell(shard, Message::Table(table.clone()));
         }
-        self.tables.send_replace(table)
+        self.follow(table)
+    }
+
+    /// Lets the pages and the checkers have the table that shards were sent.
+    fn follow(&mut self, table: Arc<Table>) -> Arc<Table> {
+        let previous = self.tables.send_replace(table);
+        self.health.follow();
+        previous
     }
 
     fn tell(&self, shard: usize, message: Message) {
@@ -272,10 +291,10 @@ impl Control {
     }
 
     /// Lets go of what is no longer configured and has no sessions any more.
-    fn sweep(&self) {
+    fn sweep(&mut self) {
         let table = self.table();
         if table.has_left() {
-            self.publish(Arc::new(table.swept(self.shards.len())));
+            self.publish(table.swept(self.shards.len()));
         }
     }
 

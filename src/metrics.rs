@@ -4,9 +4,12 @@
 //! no cache line shared between cores. Cells belong to the identity of a listener, pool or backend,
 //! not to a table version.
 
+mod health;
 pub mod names;
 pub mod page;
 mod process;
+
+pub use health::{HealthCells, Waits};
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -137,6 +140,8 @@ pub struct PoolCells {
     pub placements: [Counter; Placement::COUNT],
     /// Sessions that could not be placed, by the [`End`] they met.
     pub failures: [Counter; End::COUNT],
+    /// Sessions that waited for their backend.
+    pub waits: Waits,
 }
 
 impl Default for PoolCells {
@@ -144,6 +149,7 @@ impl Default for PoolCells {
         PoolCells {
             placements: Default::default(),
             failures: [const { Counter(AtomicU64::new(0)) }; End::COUNT],
+            waits: Waits::default(),
         }
     }
 }
@@ -169,6 +175,8 @@ pub struct BackendCells {
     pub warm_used: Counter,
     /// Warm connections found closed.
     pub warm_stale: Counter,
+    /// Sessions that the backend ended early.
+    pub early_ends: Counter,
 }
 
 impl Default for BackendCells {
@@ -183,6 +191,7 @@ impl Default for BackendCells {
             warm: Counter::default(),
             warm_used: Counter::default(),
             warm_stale: Counter::default(),
+            early_ends: Counter::default(),
         }
     }
 }

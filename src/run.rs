@@ -18,6 +18,7 @@ use crate::backend::{self, SourceError};
 use crate::config::Config;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
+use crate::health::watch::HealthWatch;
 use crate::listen::{BindError, Bindings, Listeners};
 use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
@@ -138,15 +139,18 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
     let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    let tables = watch::Sender::new(table);
+    let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
         config: config.clone(),
         file,
         metrics,
         logs,
         level,
-        tables: watch::Sender::new(table),
+        tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        health,
         bindings,
         shards: running.mailboxes,
         phase: Arc::default(),

@@ -4,6 +4,7 @@
 //! or ends, and mailboxes.
 
 mod accept;
+pub mod admission;
 pub mod closing;
 pub mod interrupt;
 mod loads;
@@ -27,6 +28,7 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::accept::{Listening, Reserve};
+use self::admission::Lines;
 use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
@@ -86,6 +88,7 @@ pub struct Shard {
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
+    lines: Lines,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -175,6 +178,7 @@ impl Shard {
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
+            lines: Lines::default(),
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -222,6 +226,7 @@ impl Shard {
         self.memory.replace(memory);
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
+        self.lines.follow(self, &table);
         self.cells().table_version.set(table.version);
     }
 
@@ -284,6 +289,7 @@ impl Shard {
         }
         self.tick_warm(now);
         self.tick_closings(elapsed);
+        self.lines.release(self);
         for waker in self.tick_waiters.borrow_mut().drain(..) {
             waker.wake();
         }
@@ -448,6 +454,11 @@ impl Shard {
         &self.pipes
     }
 
+    /// Sessions that wait for room on their backend.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
+    }
+
     /// The next backend for a session.
     ///
     /// # Errors
@@ -463,6 +474,7 @@ impl Shard {
     /// identity: the table may have changed since it was chosen. Said once per such time, not per
     /// session.
     pub fn note_failing(&self, backend: &Backend, end: End) {
+        backend.shared.failed();
         let (table, now) = (self.table(), self.now());
         for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
             let Some(index) = pool.position(backend) else { continue };

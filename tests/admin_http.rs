@@ -102,6 +102,7 @@ fn pool() -> config::Pool {
         close_rate: 200,
         sources: Vec::new(),
         bounded_load: None,
+        health: config::Health::default(),
         backends: vec![backend(1000, BackendState::Ready), backend(1001, BackendState::Down)],
     }
 }
@@ -396,7 +397,11 @@ fn pools_show_settings_and_counters() {
     let admin = Admin::on_loopback(&[Manner::Answers(0), Manner::Answers(0)]);
     let table = admin.state.table.borrow().clone();
     let pool = &table.pools[0];
-    pool.backends[0].shared.live.store(12, Relaxed);
+    let terms = pool.terms(&pool.backends[0]);
+    for _ in 0..12 {
+        assert!(pool.backends[0].shared.room.enter(&terms, Instant::now()));
+    }
+    assert!(pool.backends[0].shared.room.wait(1));
     for shard in 0..2 {
         let cells = pool.backends[0].shared.cells.of(shard);
         cells.sessions.add(10);
@@ -406,13 +411,14 @@ fn pools_show_settings_and_counters() {
     }
     let backend = |address: &str, state: &str| {
         json!({
-            "address": address, "weight": 2, "state": state, "live": 0, "sessions": 0,
+            "address": address, "weight": 2, "state": state, "waiting": 0, "live": 0, "sessions": 0,
             "connect_failures": {}, "bytes_in": 0, "bytes_out": 0, "warm": 0, "warm_used": 0,
             "warm_stale": 0,
         })
     };
     let mut first = backend("127.0.0.1:1000", "ready");
     first["live"] = json!(12);
+    first["waiting"] = json!(1);
     first["sessions"] = json!(20);
     first["bytes_in"] = json!(200);
     first["connect_failures"] = json!({"connect_refused": 6});
@@ -420,6 +426,7 @@ fn pools_show_settings_and_counters() {
         "table": 1,
         "pools": [{
             "name": "c2s", "balance": "crc32_mod", "on_down": "next",
+            "panicking": false,
             "placements": {"home": 18},
             "backends": [first, backend("127.0.0.1:1001", "down")],
             "removed": [],

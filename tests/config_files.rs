@@ -7,7 +7,7 @@ use corelane::config::{self, Address, Environment, Loaded, OnDown, Protocol};
 use serde_json::Value;
 
 /// How many files `config/` holds: a lost file must not go unnoticed.
-const FILES: usize = 6;
+const FILES: usize = 9;
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config")
@@ -204,7 +204,7 @@ fn known_keys() -> Vec<(String, Option<Value>)> {
 #[test]
 fn the_reference_has_every_key_with_its_default() {
     let known = known_keys();
-    assert_eq!(known.len(), 84, "{known:#?}");
+    assert_eq!(known.len(), 111, "{known:#?}");
     let written = reference_keys();
     let mut defaults = 0;
     for (path, default) in &known {
@@ -218,7 +218,7 @@ fn the_reference_has_every_key_with_its_default() {
         }
         defaults += 1;
     }
-    assert_eq!(defaults, 48);
+    assert_eq!(defaults, 67);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn without_its_defaults_the_reference_means_the_same() {
     let mut value = toml::Value::Table(toml::from_str(&text).expect("TOML"));
     let mut stripped = 0;
     strip(&mut value, &config::schema(), &mut stripped);
-    assert_eq!(stripped, 48);
+    assert_eq!(stripped, 65);
     let bare = toml::to_string(&value).expect("TOML");
     assert!(!bare.contains("timeout"), "{bare}");
     let full = parsed("reference.toml", &text).config;

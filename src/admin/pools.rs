@@ -1,11 +1,10 @@
 //! The table in force, as `/pools` shows it.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering::Relaxed;
 
 use serde::Serialize;
 
-use crate::config::{BackendState, OnDown};
+use crate::config::OnDown;
 use crate::end::{End, Placement};
 use crate::table::{Backend, Pool, Table};
 
@@ -21,6 +20,8 @@ struct PoolView<'a> {
     name: &'a str,
     balance: &'static str,
     on_down: &'static str,
+    /// So many backends are out of service that all are used.
+    panicking: bool,
     /// Sessions placed, by label of the reason; reasons that never occurred are left out.
     placements: BTreeMap<&'static str, u64>,
     backends: Vec<BackendView<'a>>,
@@ -33,6 +34,8 @@ struct BackendView<'a> {
     address: &'a str,
     weight: u32,
     state: &'static str,
+    /// Sessions that wait for room on it.
+    waiting: u32,
     /// Sessions open now.
     live: u32,
     /// Sessions ever placed here.
@@ -61,6 +64,7 @@ fn view(pool: &Pool) -> PoolView<'_> {
             OnDown::Reject => "reject",
             OnDown::Next => "next",
         },
+        panicking: pool.panicking,
         placements: placements.filter(|(_, count)| *count > 0).collect(),
         backends: pool.backends.iter().map(|backend| view_backend(backend)).collect(),
         removed: pool.leaving.iter().map(|backend| view_backend(backend)).collect(),
@@ -75,12 +79,9 @@ fn view_backend(backend: &Backend) -> BackendView<'_> {
     BackendView {
         address: &backend.label,
         weight: backend.weight,
-        state: match backend.state {
-            BackendState::Ready => "ready",
-            BackendState::Drain => "drain",
-            BackendState::Down => "down",
-        },
-        live: backend.shared.live.load(Relaxed),
+        state: backend.state_label(),
+        waiting: backend.shared.room.waiting(),
+        live: backend.shared.room.live(),
         sessions: cells.sum(|cell| &cell.sessions),
         connect_failures: failures.filter(|(_, count)| *count > 0).collect(),
         bytes_in: cells.sum(|cell| &cell.bytes_in),

@@ -4,8 +4,10 @@
 //! nothing that depends on it is reported again.
 
 mod frame;
+mod health;
 mod listener;
 mod pool;
+mod probe;
 mod process;
 mod relations;
 mod source;
@@ -18,7 +20,7 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
-use super::{Address, Backend, Config, raw};
+use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
 /// The state of one check.
@@ -36,6 +38,12 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
+    /// The header of every listener's frames, by name.
+    headers: Vec<(String, probe::Header)>,
+    /// The `health` of every pool, in file order.
+    pending_checks: Vec<probe::Pending>,
+    /// What backends of the pool at hand bear by their own tables.
+    own_limits: Vec<(Address, Limits)>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -96,6 +104,11 @@ pub fn check_backends(
     let path = Path::default().key("backends");
     let list = checker.required(raw.backends, &path, "a list of addresses");
     let backends = list.and_then(|list| checker.backends_listed(list, &path));
+    if checker.own_limits.iter().any(|(_, limits)| *limits != Limits::default()) {
+        let valid = "max_connections and connect_rate of the pool, in the configuration";
+        let problem = Problem::new("limits have no place in a file of backends", valid);
+        checker.relation(&path, problem.without_found());
+    }
     let mut faults = checker.values;
     faults.append(&mut checker.relations);
     match backends {
@@ -127,6 +140,9 @@ impl<'a> Checker<'a> {
             warnings: Vec::new(),
             bound: Vec::new(),
             declared: None,
+            headers: Vec::new(),
+            pending_checks: Vec::new(),
+            own_limits: Vec::new(),
         };
         for early in early {
             match early {
@@ -150,6 +166,7 @@ impl Checker<'_> {
         let root = Path::default();
         let pools = self.pools(raw.pool, &root.key("pool"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
+        let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();

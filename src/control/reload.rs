@@ -4,7 +4,6 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -259,12 +258,13 @@ impl Control {
 
     fn put_in_force(&mut self, candidate: Candidate, change: Change) -> Reloaded {
         let Candidate { config, layout, mut reloaded } = candidate;
-        let table = Arc::new(self.table().next(&layout, self.shards.len()));
+        let table = self.table().next(&layout, self.shards.len());
+        let table = Arc::new(self.health.judge(table));
         reloaded.table = table.version;
         for (shard, listeners) in self.bindings.take(change, &table).into_iter().enumerate() {
             self.tell(shard, Message::Listen(listeners));
         }
-        self.tables.send_replace(table);
+        self.follow(table);
         if let Err(error) = self.level.set(config.log.level) {
             tracing::error!(%error, "log level not changed");
         }
@@ -370,7 +370,7 @@ fn sessions_closed(pool: &Pool, layout: &Layout) -> u64 {
         backends.any(|new| new.address == backend.address && new.state != BackendState::Drain)
     };
     let leaving = pool.backends.iter().filter(|backend| !stays(backend));
-    leaving.map(|backend| u64::from(backend.shared.live.load(Relaxed))).sum()
+    leaving.map(|backend| u64::from(backend.shared.room.live())).sum()
 }
 
 /// Where keys go in the pools that are in both and differ. Of the time there is, each pool has an

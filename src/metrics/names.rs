@@ -120,6 +120,22 @@ families! {
         "Failed attempts to read or watch.";
     SOURCE_CHANGES = Counter "corelane_source_changes_total" ["pool", "source"]
         "Sets put in force.";
+    HEALTH_CHECKS = Counter "corelane_health_checks_total" ["pool", "outcome"]
+        "Checks of the pool's backends, by what came of them.";
+    HEALTH_CHANGES = Counter "corelane_health_changes_total" ["pool", "to"]
+        "Backends that checks took out of service (down) or put back (up).";
+    EJECTIONS = Counter "corelane_ejections_total" ["pool", "reason"]
+        "Backends ejected for what sessions met on them.";
+    EJECTIONS_WITHHELD = Counter "corelane_ejections_withheld_total" ["pool"]
+        "Ejections that max_ejected forbade.";
+    POOL_PANIC = Gauge "corelane_pool_panic" ["pool"]
+        "1 while so many backends are out of service that all are used, else 0.";
+    POOL_PANICS = Counter "corelane_pool_panics_total" ["pool"]
+        "Times the pool began to use all its backends.";
+    ADMISSION_WAIT = Histogram "corelane_admission_wait_seconds" ["pool"]
+        "Waits for room on a backend of client connections that got it.";
+    ADMISSION_WAITS_FAILED = Counter "corelane_admission_waits_failed_total" ["pool", "reason"]
+        "Client connections that needed to wait for room on a backend and did not get it.";
     BACKEND_STATE = Gauge "corelane_backend_state" ["pool", "backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     BACKEND_ACTIVE = Gauge "corelane_backend_connections_active" ["pool", "backend"]
@@ -139,6 +155,10 @@ families! {
         "Client connections that found a ready-made connection.";
     BACKEND_WARM_STALE = Counter "corelane_backend_warm_stale_total" ["pool", "backend"]
         "Ready-made connections found closed before use.";
+    BACKEND_EARLY_ENDS = Counter "corelane_backend_early_ends_total" ["pool", "backend"]
+        "Client connections that the backend ended before they were as old as the pool's early.";
+    BACKEND_WAITING = Gauge "corelane_backend_waiting" ["pool", "backend"]
+        "Client connections that wait for room on the backend.";
 
     SHARD_ACTIVE = Gauge "corelane_shard_connections_active" ["shard"]
         "Client connections the shard runs now.";

@@ -65,7 +65,7 @@ pub struct SessionView {
     pub backend: String,
     /// Label of the [`crate::end::Placement`], empty before placement.
     pub placement: &'static str,
-    /// `preface`, `connect` or `relay`.
+    /// `preface`, `wait`, `connect` or `relay`.
     pub state: &'static str,
     /// Shard that runs it.
     pub shard: usize,

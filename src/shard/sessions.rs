@@ -10,7 +10,7 @@ use super::Shard;
 use super::mailbox::{Handover, Message, SessionView};
 use super::watch::SERIAL_MASK;
 use super::wheel::TICK;
-use crate::end::{End, Placement, Rejection};
+use crate::end::{End, Placement, Rejection, Side};
 use crate::log::{SessionRecord, hex};
 use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
@@ -70,7 +70,11 @@ impl Shard {
                 session.placed.borrow().as_ref().and_then(|placed| placed.backend.as_ref())
         {
             backend.shared.closed();
-            backend.shared.cells.of(self.index).active.sub(1);
+            let cells = backend.shared.cells.of(self.index);
+            cells.active.sub(1);
+            if ended_early(session, end, life) {
+                cells.early_ends.add(1);
+            }
         }
         if self.log.is_on() && !self.log.push(self.record(session, end, life)) {
             self.cells().log_dropped.add(1);
@@ -93,7 +97,7 @@ impl Shard {
             backend: placed.and_then(|p| p.backend.as_ref()).map(|b| b.label.clone()),
             placement: placed.and_then(|placed| placed.placement),
             end,
-            attempts: session.attempts.get(),
+            attempts: session.attempts.get().into(),
             bytes_in: session.bytes_in.get(),
             bytes_out: session.bytes_out.get(),
             preface: session.preface_time.get(),
@@ -140,6 +144,15 @@ impl Shard {
             bytes_out: session.bytes_out.get(),
         }
     }
+}
+
+/// Whether the backend ended a session that should have lived longer.
+fn ended_early(session: &Session, end: End, life: Duration) -> bool {
+    let placed = session.placed.borrow();
+    let ejection = placed.as_ref().and_then(|placed| placed.pool.settings.health.ejection);
+    let relayed = session.turned_after.get().map(|after| life.saturating_sub(after));
+    end.side() == Side::Backend
+        && ejection.zip(relayed).is_some_and(|(ejection, relayed)| relayed < ejection.early)
 }
 
 /// Closes with a reset: no TIME_WAIT is left behind, and the client knows at once.

@@ -1,6 +1,7 @@
 //! `[[listener]]`
 
 use super::frame::FrameSettings;
+use super::probe::Header;
 use super::{Checker, NAME_VALID, count_u32};
 use crate::balance::Algorithm;
 use crate::config::document::{Path, quote};
@@ -69,6 +70,14 @@ impl Checker<'_> {
         let named = protocol.map(|OneOf(protocol)| protocol);
         let preface = Preface { protocol: named, frame: raw.frame, tcp: raw.tcp };
         let protocol = self.protocol(preface, path, pool);
+        if let Some(name) = &name {
+            let header = match &protocol {
+                Some(Protocol::Frame(frame)) => Header::Of(frame.rules.layout.clone()),
+                Some(Protocol::Tcp { .. }) => Header::None,
+                None => Header::Unknown,
+            };
+            self.headers.push((name.clone(), header));
+        }
         let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"), named);
         Some(Listener {
             name: name?,
