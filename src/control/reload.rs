@@ -373,7 +373,8 @@ fn sessions_closed(pool: &Pool, layout: &Layout) -> u64 {
     leaving.map(|backend| u64::from(backend.shared.room.live())).sum()
 }
 
-/// Where keys go in the pools that are in both and differ. Of the time there is, each pool has an
+/// Where keys go in the pools that are in both and differ, as declared states have it: a backend
+/// that is unhealthy for the moment moves nobody for good. Of the time there is, each pool has an
 /// equal share of what the ones before it left.
 fn keys_moved(table: &Table, layout: &Layout) -> Vec<KeysMoved> {
     let pairs = layout.pools.iter().filter_map(|new| Some((table.pool(&new.name)?.1, new)));
@@ -381,7 +382,7 @@ fn keys_moved(table: &Table, layout: &Layout) -> Vec<KeysMoved> {
     let mut left = COMPARING_MAX;
     let mut moved = Vec::new();
     for (index, (old, new)) in changed.iter().enumerate() {
-        let (old, new) = (Standing::of_table(old), Standing::of_settings(new));
+        let (old, new) = (Standing::of_settings(&old.settings), Standing::of_settings(new));
         let pool = new.name.to_owned();
         let Some(comparison) = Comparison::new(old, new) else { continue };
         let share = left / u32::try_from(changed.len() - index).unwrap_or(u32::MAX);
