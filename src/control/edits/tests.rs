@@ -29,8 +29,8 @@ impl Drop for Folder {
 
 fn config(pins: &str) -> Config {
     let text = format!(
-        "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\nkey = \
-         \"client_ip\"\npool = \"p\"\n[pool.p]\nbalance = \"crc32_mod\"\nbackends = [{pins}]\n"
+        "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\npool = \"p\"\n\
+         tcp.key = \"client_ip\"\n[pool.p]\nbalance = \"crc32_mod\"\nbackends = [{pins}]\n"
     );
     let environment =
         Environment { cores: vec![0], descriptors_max: 1_000_000, variable: &|_| None };
