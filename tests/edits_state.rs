@@ -157,7 +157,7 @@ fn a_broken_file_is_a_fault_of_check_and_stops_no_gateway() {
     for (broken, why) in [
         (whole[..whole.len() - 3].to_owned(), "EOF"),
         ("garbage".to_owned(), "expected value"),
-        (whole.replace("remove", "add\",\"weight\":\"0"), "weight"),
+        (whole.replace("\"remove\"", "\"add\",\"weight\":0"), "weight 0"),
         (" ".repeat(17 << 20), "over 16777216 bytes"),
     ] {
         std::fs::write(&state, broken).unwrap();

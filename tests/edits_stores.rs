@@ -170,7 +170,7 @@ fn everybody_follows<S: Store>() {
     let refused = edit(&source, B, &weight(2));
     assert!(matches!(&refused, Err(WriteError::Value(why)) if why.contains(B)), "{refused:?}");
     assert_eq!(store.value(B), "garbage");
-    gateways.map(Watch::end);
+    gateways.into_iter().for_each(Watch::end);
 }
 
 /// The order of A is as it was.
