@@ -15,12 +15,15 @@ mod limits;
 mod load;
 mod quantity;
 mod raw;
+mod reach;
 mod read;
 mod shape;
 mod share;
+mod shown;
 mod source;
 mod store_url;
 mod substitute;
+mod tokens;
 mod value;
 
 use std::net::SocketAddr;
@@ -32,10 +35,13 @@ pub use environment::{Environment, EnvironmentError, Variable};
 pub use fault::{Fault, Faults};
 pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use reach::{Reach, reach, read_address};
+pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use tokens::{TOKEN_LEN_MIN, Tokens, TokensError};
 pub use value::AddressError;
 
 use crate::balance::{Algorithm, Factor};
@@ -54,6 +60,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// In file order; a listener's `pool` is an index into this list.
     pub pools: Vec<Pool>,
+    /// The file, with defaults, without secrets.
+    pub shown: Shown,
 }
 
 /// `[runtime]`
@@ -82,6 +90,12 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens.
     pub listen: Address,
+    /// File of bearer tokens, one of which every request has to bring; read for every request, so
+    /// that they can be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Names in lower case, without port, that a request over TCP may call us by, beside IP
+    /// addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`

@@ -1,6 +1,7 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod commands;
 pub mod edits;
 pub mod reload;
 pub mod sources;
@@ -12,16 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
+use self::commands::Command;
 use self::edits::Edits;
-use self::reload::{Refused, Reloaded};
 use self::sources::Sources;
+use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
 use crate::edits::state::State;
-use crate::edits::{Edit, EditRefused, Edited};
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
@@ -50,6 +51,10 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// The configuration in force, for the pages.
+    pub configs: watch::Sender<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
     /// What operators have changed, and what waits to be.
     pub edits: Edits,
     /// What is known of every backend's health; every table is judged by it.
@@ -64,25 +69,6 @@ pub struct Control {
     pub session_log: SessionLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
-}
-
-/// What others ask of the control plane.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
-    Reload {
-        /// Change nothing.
-        dry_run: bool,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reloaded, Refused>>,
-    },
-    /// Change a backend.
-    Edit {
-        /// Which, and how.
-        edit: Edit,
-        /// Where the answer goes, when it is known; a store may take its time.
-        reply: oneshot::Sender<Result<Edited, EditRefused>>,
-    },
 }
 
 /// Commands that may wait; who sends more waits too.
@@ -174,6 +160,9 @@ impl Plane {
                     phase: control.phase.clone(),
                     sources: control.source_views.subscribe(),
                     commands: commands.clone(),
+                    configs: control.configs.subscribe(),
+                    audit: control.audit.clone(),
+                    events: Arc::default(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -227,14 +216,8 @@ impl Control {
                     }
                 },
                 Event::Reopen => self.session_log.reopen(),
-                // Logged, and there is nobody else to tell.
-                Event::Reload => drop(self.reload(false).await),
-                Event::Command(Command::Reload { dry_run, reply }) => {
-                    let answer = self.reload(dry_run).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(answer);
-                }
-                Event::Command(Command::Edit { edit, reply }) => self.edit(edit, reply),
+                Event::Reload => self.reload_on_signal().await,
+                Event::Command(command) => self.obey(command).await,
                 Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {

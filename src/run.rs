@@ -153,6 +153,8 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        configs: watch::Sender::new(config.clone()),
+        audit: Arc::default(),
         edits,
         health,
         bindings,

@@ -89,6 +89,7 @@ fn config(pools: Vec<Pool>) -> Config {
             listener("plain", Protocol::Tcp { key: Some(TcpKey::ClientIp) }),
         ],
         pools,
+        shown: Default::default(),
     }
 }
 

@@ -20,6 +20,7 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
+use super::shown::shown;
 use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
@@ -182,6 +183,7 @@ impl Checker<'_> {
             log: log?,
             listeners: listeners?,
             pools: pools?,
+            shown: shown(self.document.tree.get_ref()),
         })
     }
 

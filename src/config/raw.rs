@@ -92,6 +92,13 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens: "IP:PORT" or "unix:/PATH".
     pub listen: Slot<Address>,
+    /// File of bearer tokens, a line each, with a name before it or without; needed to listen on
+    /// more than loopback. Without it whoever can connect is trusted.
+    pub token_file: Slot<String>,
+    /// Host names by which the interface may be called over TCP, beside IP addresses and
+    /// "localhost".
+    #[schemars(extend("default" = []))]
+    pub hosts: Slot<Vec<Slot<String>>>,
 }
 
 /// Where lines go.

@@ -238,6 +238,7 @@ impl Control {
             tracing::error!(%error, "log level not changed");
         }
         self.config = Arc::new(config);
+        self.configs.send_replace(self.config.clone());
         reloaded
     }
 }
@@ -287,6 +288,17 @@ fn changed_settings(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if old.log.level != new.log.level {
         changed.push("log.level");
+    }
+    let trusted = |config: &Config| {
+        config.admin.as_ref().map(|admin| (admin.token_file.clone(), admin.hosts.clone()))
+    };
+    if let (Some(old), Some(new)) = (trusted(old), trusted(new)) {
+        if old.0 != new.0 {
+            changed.push("admin.token_file");
+        }
+        if old.1 != new.1 {
+            changed.push("admin.hosts");
+        }
     }
     changed
 }
