@@ -5,6 +5,7 @@
 //! closes it early has seen enough and changes no exit code.
 
 mod ctl;
+mod edited;
 mod pages;
 mod route;
 
@@ -24,6 +25,7 @@ use corelane::run::{self, RunError, Start};
 use serde::Serialize;
 
 use self::ctl::{CtlArguments, ReloadArguments};
+use self::edited::{ShownEdit, with_edits};
 use self::pages::{CompletionsArguments, ManArguments};
 use self::route::RouteArguments;
 
@@ -217,7 +219,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Man(arguments) => pages::man(&arguments),
         Command::Explain(arguments) => {
             let ExplainArguments { file, listener, frame } = arguments;
-            with_config(&file.config, |config| explain_frame(&config, listener.as_deref(), &frame))
+            with_edits(&file.config, |config| explain_frame(&config, listener.as_deref(), &frame))
         }
         Command::Config(ConfigCommand::Schema) => {
             let schema = serde_json::to_string_pretty(&config::schema()).map_err(Failure::Json)?;
@@ -262,6 +264,7 @@ struct CheckResult<'r> {
     summary: Option<Summary>,
     faults: &'r [Fault],
     warnings: &'r [Fault],
+    edits: &'r [ShownEdit],
 }
 
 /// What a good file amounts to.
@@ -316,20 +319,29 @@ impl fmt::Display for Summary {
 fn check(arguments: &CheckArguments) -> Result<ExitCode, Failure> {
     let path = &arguments.file.config;
     let file = path.display().to_string();
-    let loaded = load(path)?;
+    let (loaded, edits) = match load(path)? {
+        Ok(loaded) => match edited::shown(&loaded.config) {
+            Ok(edits) => (Ok(loaded), edits),
+            Err(faults) => (Err(faults), Vec::new()),
+        },
+        Err(faults) => (Err(faults), Vec::new()),
+    };
     let text = match (&loaded, arguments.format) {
         (Ok(loaded), Format::Text) => {
             let warnings = warning_lines(&file, &loaded.warnings);
-            format!("{warnings}{file}: ok: {}\n", Summary::of(&loaded.config))
+            let edits = edited::lines(&loaded.config, &edits);
+            format!("{warnings}{edits}{file}: ok: {}\n", Summary::of(&loaded.config))
         }
         (Err(faults), Format::Text) => format!("{faults}\n"),
         (loaded, Format::Json) => {
             let result = CheckResult {
-                file: &file,
+                // Faults of the state file are no faults of the configuration file.
+                file: loaded.as_ref().err().map_or(&file, |faults| &faults.file),
                 ok: loaded.is_ok(),
                 summary: loaded.as_ref().ok().map(|loaded| Summary::of(&loaded.config)),
                 faults: loaded.as_ref().err().map_or(&[], |faults| &faults.faults),
                 warnings: loaded.as_ref().ok().map_or(&[], |loaded| &loaded.warnings),
+                edits: &edits,
             };
             let json = serde_json::to_string_pretty(&result).map_err(Failure::Json)?;
             format!("{json}\n")

@@ -79,7 +79,7 @@ pub struct Runtime {
     pub relay_buffer_max: usize,
     /// How long a shard looks for work before it sleeps; zero: it sleeps at once.
     pub spin: Duration,
-    /// Folder of what has to survive a restart. Not looked at by a check.
+    /// Folder of what has to survive a restart.
     pub state_dir: PathBuf,
     /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
     pub descriptors_needed: u64,

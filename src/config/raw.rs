@@ -80,8 +80,8 @@ pub struct Runtime {
     /// How long a shard looks for work before it sleeps.
     #[schemars(transform = limits::SPIN.describe())]
     pub spin: Slot<ShortDuration>,
-    /// Folder of what has to survive a restart: the sets that sources gave last. Without it: the
-    /// configuration file's path with ".state" behind it.
+    /// Folder of what has to survive a restart: the sets that sources gave last, and edits of
+    /// backends. Without it: the configuration file's path with ".state" behind it.
     pub state_dir: Slot<String>,
 }
 

@@ -13,6 +13,7 @@ use tokio::task::{JoinError, JoinHandle};
 use tokio::time::{Instant, sleep_until};
 
 use super::Control;
+use super::sources::Sources;
 use crate::admin::Stage;
 use crate::config::{self, Address};
 use crate::edits::overlay::{self, Plan};
@@ -168,73 +169,96 @@ impl Edits {
     }
 }
 
+/// What an edit is planned on.
+#[derive(Debug, Clone, Copy)]
+struct Ground<'a> {
+    config: &'a config::Config,
+    sources: &'a Sources,
+    /// Whether the process goes on.
+    stays: bool,
+}
+
 impl Control {
     /// Takes an edit on. The answer comes when it is known, through `reply`.
     pub(super) fn edit(&mut self, edit: Edit, reply: Reply) {
-        if self.edits.waiting.len() >= WAITING_MAX {
-            return refuse((edit, reply), EditRefused::Busy);
+        let stays = self.phase.stage() == Stage::Ready;
+        let ground = Ground { config: &self.config, sources: &self.sources, stays };
+        self.edits.take((edit, reply), ground);
+    }
+
+    /// Goes on with those that waited for the state file.
+    pub(super) fn edit_next(&mut self) {
+        let stays = self.phase.stage() == Stage::Ready;
+        let ground = Ground { config: &self.config, sources: &self.sources, stays };
+        self.edits.go_on(ground);
+    }
+}
+
+impl Edits {
+    fn take(&mut self, asked: (Edit, Reply), ground: Ground<'_>) {
+        if self.waiting.len() >= WAITING_MAX {
+            return refuse(asked, EditRefused::Busy);
         }
-        self.edits.waiting.push_back((edit, reply));
-        self.edit_next();
+        self.waiting.push_back(asked);
+        self.go_on(ground);
     }
 
     /// Begins what waits, unless the state file is being written: what an edit comes to depends
     /// on the edits before it.
-    pub(super) fn edit_next(&mut self) {
-        while self.edits.writing.is_none() {
-            let Some((edit, reply)) = self.edits.waiting.pop_front() else { return };
-            match self.plan(&edit) {
+    fn go_on(&mut self, ground: Ground<'_>) {
+        while self.writing.is_none() {
+            let Some((edit, reply)) = self.waiting.pop_front() else { return };
+            match self.plan(&edit, ground) {
                 Err(refused) => refuse((edit, reply), refused),
-                Ok(Plan::Store(sources)) => self.write_store((edit, reply), sources),
-                Ok(Plan::State { state, over }) if state == *self.edits.state => {
-                    let result = Ok(self.edits.in_state(over, false));
+                Ok(Plan::Store(sources)) => {
+                    self.write_store((edit, reply), sources, ground.sources);
+                }
+                Ok(Plan::State { state, over }) if state == *self.state => {
+                    let result = Ok(self.in_state(over, false));
                     log(&edit, &result);
                     answer(&mut Some(reply), result);
                 }
                 Ok(Plan::State { state, over }) => match self.may_be_kept(&state) {
-                    Ok(()) => self.edits.replace((edit, reply), state, over),
+                    Ok(()) => self.replace((edit, reply), state, over),
                     Err(refused) => refuse((edit, reply), refused),
                 },
             }
         }
     }
 
-    fn plan(&self, edit: &Edit) -> Result<Plan, EditRefused> {
-        if self.phase.stage() != Stage::Ready {
+    fn plan(&self, edit: &Edit, ground: Ground<'_>) -> Result<Plan, EditRefused> {
+        if !ground.stays {
             return Err(EditRefused::Draining);
         }
-        let pool = self.pool(&edit.pool)?;
-        let owner = self.sources.owner(pool, &edit.address);
-        overlay::plan(edit, pool, &self.edits.state, (owner, SystemTime::now()))
-    }
-
-    fn pool(&self, name: &str) -> Result<&config::Pool, EditRefused> {
-        let found = self.config.pools.iter().find(|pool| pool.name == name);
-        found.ok_or_else(|| EditRefused::PoolUnknown(name.to_owned()))
+        let pool = ground.config.pools.iter().find(|pool| pool.name == edit.pool);
+        let pool = pool.ok_or_else(|| EditRefused::PoolUnknown(edit.pool.clone()))?;
+        let owner = ground.sources.owner(pool, &edit.address);
+        overlay::plan(edit, pool, &self.state, (owner, SystemTime::now()))
     }
 
     fn may_be_kept(&self, next: &State) -> Result<(), EditRefused> {
-        if let Some(why) = &self.edits.broken {
+        if let Some(why) = &self.broken {
             return Err(EditRefused::State(format!(
                 "the state file is not written to while it is broken: {why}; mend it or move it \
                  away, and reload"
             )));
         }
-        match next.check_size() {
-            Ok(()) => Ok(()),
-            Err(why) => Err(EditRefused::State(why)),
-        }
+        next.check_size().map_err(EditRefused::State)
     }
 
     /// Has a task write to the first of these that has the backend.
-    fn write_store(&self, (edit, reply): (Edit, Reply), sources: Vec<config::Source>) {
-        let at_stores = self.edits.at_stores.clone();
+    fn write_store(
+        &self,
+        (edit, reply): (Edit, Reply),
+        sources: Vec<config::Source>,
+        watched: &Sources,
+    ) {
+        let at_stores = self.at_stores.clone();
         if at_stores.load(Relaxed) >= WRITING_MAX {
             return refuse((edit, reply), EditRefused::Busy);
         }
         at_stores.fetch_add(1, Relaxed);
-        let reader = |source| self.sources.reader(&edit.pool, source);
-        let readers = sources.iter().map(reader).collect();
+        let readers = sources.iter().map(|source| watched.reader(&edit.pool, source)).collect();
         tokio::spawn(async move {
             let result = in_store(&edit, &sources, readers).await;
             log(&edit, &result);
@@ -324,3 +348,6 @@ fn log(edit: &Edit, result: &Result<Edited, EditRefused>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

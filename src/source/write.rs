@@ -11,8 +11,9 @@ use super::value::{address as address_of, parse};
 use super::{Failure, FailureCause, Timings, etcd, redis};
 use crate::config::{Address, Source, SourceKind};
 
-/// How often a change is begun again because others changed the same thing.
-pub(super) const ATTEMPTS_MAX: u32 = 30;
+/// How often a change is begun because others changed the same thing: of eight who write to one
+/// hash at once, one in a million edits needs more.
+pub(super) const ATTEMPTS_MAX: u32 = 100;
 
 /// What is to be done to a backend's entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,8 +72,8 @@ impl From<Failure> for WriteError {
     }
 }
 
-/// Writes to a source's store. Every question has the source's timeout, and all of them together
-/// four of it.
+/// Writes to a source's store. Every question has the source's timeout, and nothing is begun again
+/// after three of it.
 ///
 /// # Errors
 /// Why it was not done, or may not have been.
@@ -92,6 +93,11 @@ pub async fn write(
             Err(WriteError::Value(format!("{} is not written to", source.kind)))
         }
     }
+}
+
+/// Before the next attempt: others need about as long to be done.
+pub(super) async fn rest() {
+    tokio::time::sleep(Duration::from_micros(rand::random_range(0..10_000))).await;
 }
 
 /// No change is begun again after this.

@@ -9,7 +9,9 @@ use super::wire::{
     TxnRequest,
 };
 use crate::config::{Address, EtcdSource};
-use crate::source::write::{ATTEMPTS_MAX, Steps, Write, WriteError, Written, patience, steps};
+use crate::source::write::{
+    ATTEMPTS_MAX, Steps, Write, WriteError, Written, patience, rest, steps,
+};
 use crate::source::{Failure, FailureCause, Timings};
 
 /// Writes under the prefix, by whichever member answers.
@@ -67,6 +69,7 @@ impl Writer<'_> {
             if began.elapsed() >= patience(self.timings) {
                 break;
             }
+            rest().await;
         }
         Err(WriteError::Contended)
     }

@@ -5,16 +5,14 @@ use std::sync::Arc;
 use redis::Value;
 use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::{Asker, Fault, HOPS_MAX, Place};
 use crate::config::{Address, RedisSource};
-use crate::source::retry::jittered;
-use crate::source::write::{ATTEMPTS_MAX, Steps, Write, WriteError, Written, patience, steps};
+use crate::source::write::{
+    ATTEMPTS_MAX, Steps, Write, WriteError, Written, patience, rest, steps,
+};
 use crate::source::{Failure, FailureCause, Timings};
-
-/// Before it is tried again, with jitter: others need as long to be done.
-const REST: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// Writes to the hash.
 ///
@@ -94,7 +92,7 @@ impl Writer<'_> {
             if began.elapsed() >= patience(self.asker.timings) {
                 break;
             }
-            sleep(jittered(REST)).await;
+            rest().await;
         }
         Err(Trouble::Refused(WriteError::Contended))
     }
