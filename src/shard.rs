@@ -154,6 +154,7 @@ impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
         let Listeners { table, opened, .. } = listeners;
+        metrics.shards.of(index).table_version.set(table.version);
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
         let pools = table.pools.iter().enumerate();
@@ -224,6 +225,7 @@ impl Shard {
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
         self.lines.follow(self, &table);
+        self.cells().table_version.set(table.version);
     }
 
     // -- listeners -----------------------------------------------------------------------------

@@ -23,6 +23,7 @@ state_dir = "/var/lib/gateway"
 
 [admin]
 listen = "unix:/run/admin.sock"
+hosts = ["Gateway.Example", "b"]
 
 [log]
 level = "debug"
@@ -154,7 +155,9 @@ fn of_the_process() {
     // Two shards, each with three bound addresses, six warm connections to each of two backends,
     // and 108 for rings, pipes and sockets about to be used again. Two pools are checked.
     assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64 + 512);
-    assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));
+    let admin = config.admin.expect("an admin interface");
+    assert_eq!(admin.listen, address("unix:/run/admin.sock"));
+    assert_eq!((admin.hosts, admin.token_file), (vec!["gateway.example".into(), "b".into()], None));
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert_eq!(config.log.sessions, SessionLog::File("/var/log/sessions.log".into()));
     assert_eq!(config.log.queue, 77);
@@ -251,6 +254,23 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     let warnings = load(&text).warnings;
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["pool.spread"], "{warnings:?}");
+}
+
+/// Everybody may connect there: who may ask is decided by tokens, which have to be good.
+#[test]
+fn a_far_admin_interface_has_tokens() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config-values-tokens");
+    let admin = format!("[admin]\nlisten = \"0.0.0.0:9901\"\ntoken_file = {file:?}\n#");
+    let text = EVERYTHING.replace("[admin]\nlisten", &admin);
+    std::fs::write(&file, "ops 0123456789abcdef\n").expect("written");
+    assert_eq!(load(&text).config.admin.expect("admin").token_file, Some(file.clone()));
+    std::fs::write(&file, "ops short\n").expect("written");
+    let environment =
+        Environment { variable: &|_| None, cores: vec![0, 1, 2, 3], descriptors_max: 20_000 };
+    let faults = parse(&text, "file.toml", &environment).expect_err("a bad token").to_string();
+    assert!(faults.contains("admin.token_file: cannot be used: line 1: a token of 5"), "{faults}");
+    assert!(!faults.contains("short"), "{faults}");
+    std::fs::remove_file(file).expect("removed");
 }
 
 #[test]

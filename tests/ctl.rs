@@ -47,7 +47,7 @@ fn ctl_json(gateway: &Gateway, arguments: &[&str]) -> Value {
 fn what_a_gateway_shows() {
     let backend = Backend::echo("only");
     let gateway = Gateway::start(&frame_config(&[backend], "", ""));
-    let mut client = Client::login(gateway.address("devices"), "a\u{1b}[31m");
+    let mut client = Client::login(gateway.address("devices"), "a\\u001b[31m");
     client.receive(5);
     let backend = backend.to_string();
     assert_eq!(ctl_json(&gateway, &["pools"])["pools"][0]["name"], "c2s");

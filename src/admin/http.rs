@@ -9,7 +9,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, patch, post};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::answer::{common_headers, problem};
 use super::guard::{self, Gate};
@@ -33,7 +33,7 @@ pub(super) struct Shared {
     pub state: AdminState,
     page: Page,
     /// Held from the question to the shards until the answer is sent.
-    pub sessions: Arc<Semaphore>,
+    sessions: Arc<Semaphore>,
 }
 
 /// How a handler gets it.
@@ -45,6 +45,22 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.state.commands.send(command(reply)).await.ok()?;
         answer.await.ok()
+    }
+
+    /// The right to ask the shards for sessions, unless others are at it for too long.
+    ///
+    /// # Errors
+    /// The answer that says so.
+    #[allow(clippy::result_large_err, reason = "the error is the answer")]
+    pub async fn turn(&self) -> Result<OwnedSemaphorePermit, Response> {
+        let turn = self.sessions.clone().acquire_owned();
+        match tokio::time::timeout(sessions::TIMEOUT, turn).await {
+            Ok(Ok(turn)) => Ok(turn),
+            _ => {
+                let detail = "other requests for sessions are still being answered";
+                Err(problem(StatusCode::SERVICE_UNAVAILABLE, detail))
+            }
+        }
     }
 }
 

@@ -28,7 +28,7 @@ const LIMIT_DEFAULT: usize = 100;
 const LIMIT_MAX: usize = 10_000;
 
 /// How long the shards have, all together.
-const TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What `/sessions` answers.
 #[derive(Debug, Serialize)]
@@ -105,10 +105,9 @@ pub(super) async fn show(
         Ok(filter) => filter,
         Err(answer) => return answer,
     };
-    let turn = shared.sessions.clone().acquire_owned();
-    let Ok(Ok(turn)) = tokio::time::timeout(TIMEOUT, turn).await else {
-        let detail = "other requests for sessions are still being answered";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+    let turn = match shared.turn().await {
+        Ok(turn) => turn,
+        Err(answer) => return answer,
     };
     match ask(&shared.state, filter, limit).await {
         Ok(sessions) => {

@@ -4,12 +4,12 @@ use std::borrow::Cow;
 
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::Uri;
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Serialize};
 
-use super::answer::{absent, json, problem, query};
+use super::answer::{absent, json, query};
 use super::http::Asked;
 use super::sessions::ask;
 use crate::end::{End, Placement};
@@ -81,9 +81,9 @@ pub(super) async fn show(
     if let (Some(name), true) = (&listener, listeners.is_empty()) {
         return absent("listener", name);
     }
-    let Ok(_turn) = shared.sessions.clone().try_acquire_owned() else {
-        let detail = "other requests for sessions are still being answered";
-        return problem(StatusCode::SERVICE_UNAVAILABLE, detail);
+    let _turn = match shared.turn().await {
+        Ok(turn) => turn,
+        Err(answer) => return answer,
     };
     let filter = SessionFilter { key: Some(key.clone()), listener, ..SessionFilter::default() };
     let sessions = match ask(&shared.state, filter, SESSIONS_MAX).await {

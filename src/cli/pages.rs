@@ -34,7 +34,8 @@ pub(super) fn completions(arguments: &CompletionsArguments) -> Result<ExitCode, 
 
 /// Prints the page of `corelane`, or writes those of all commands.
 pub(super) fn man(arguments: &ManArguments) -> Result<ExitCode, Failure> {
-    let command = Arguments::command();
+    // It is a word of the command line, and no page.
+    let command = Arguments::command().disable_help_subcommand(true);
     if let Some(folder) = &arguments.dir {
         let unwritten = |error| Failure::Output(error);
         std::fs::create_dir_all(folder).map_err(unwritten)?;

@@ -18,8 +18,8 @@ use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
 use crate::table::Listener;
 
-/// Sessions looked at for one question in one turn: an answer about a hundred thousand must not keep
-/// them waiting.
+/// Sessions looked at for one question in one turn: an answer about a hundred thousand must not
+/// keep them waiting.
 const LOOKED_AT_MAX: usize = 4096;
 
 impl Shard {

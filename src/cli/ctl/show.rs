@@ -200,6 +200,10 @@ pub(super) fn reloaded(value: &Value) -> String {
             }
         }
     }
+    for moved in rows(value, "/keys_moved") {
+        let share = moved["share"].as_f64().unwrap_or_default() * 100.0;
+        text += &format!("keys that move in {}: {share:.2}%\n", cell(moved.get("pool")));
+    }
     for setting in rows(value, "/settings") {
         text += &format!("setting changed: {}\n", cell(Some(setting)));
     }
