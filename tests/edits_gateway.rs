@@ -5,6 +5,7 @@ mod gateway;
 mod stores;
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use gateway::backend::Backend;
 use gateway::client::{Client, login};
@@ -88,9 +89,14 @@ fn shown(gateway: &Gateway, backend: SocketAddr) -> String {
     found.map_or("gone".to_owned(), |one| one["state"].as_str().unwrap_or("?").to_owned())
 }
 
-fn everybody_follows(source: &str, value_of: impl Fn(SocketAddr) -> String) {
+fn everybody_follows(
+    source: &str,
+    put: impl Fn(SocketAddr),
+    value_of: impl Fn(SocketAddr) -> String,
+) {
     let (first_state, second_state) = (Directory::new("state"), Directory::new("state"));
     let all = backends();
+    all[..2].iter().for_each(|backend| put(*backend));
     let (first, second) = (following(source, &first_state), following(source, &second_state));
     let both = [&first, &second];
     follow(&both, &all[..2]);
@@ -118,16 +124,17 @@ fn everybody_follows(source: &str, value_of: impl Fn(SocketAddr) -> String) {
 #[test]
 fn an_edit_in_redis_reaches_every_gateway() {
     let redis = Redis::start();
-    let all = backends();
-    drop(all);
-    let source =
-        format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}/0\"\nkey = \"{KEY}\"", redis.port);
+    let source = redis_source(&redis);
     let value_of = |backend: SocketAddr| {
         let mut command = redis::cmd("HGET");
         let command = command.arg(KEY).arg(backend.to_string());
         command.query::<Option<String>>(&mut redis.connection()).unwrap().unwrap_or_default()
     };
-    everybody_follows(&source, value_of);
+    everybody_follows(&source, |backend| redis.put(&format!("{backend} 1")), value_of);
+}
+
+fn redis_source(redis: &Redis) -> String {
+    format!("kind = \"redis\"\nurl = \"redis://127.0.0.1:{}/0\"\nkey = \"{KEY}\"", redis.port)
 }
 
 #[test]
@@ -138,5 +145,36 @@ fn an_edit_in_etcd_reaches_every_gateway() {
     let value_of = |backend: SocketAddr| {
         etcd.run(&format!("get --print-value-only {PREFIX}{backend}")).trim_end().to_owned()
     };
-    everybody_follows(&source, value_of);
+    everybody_follows(&source, |backend| etcd.put(&backend.to_string(), "1"), value_of);
+}
+
+#[test]
+fn a_store_that_keeps_silent_holds_up_its_editor_and_nobody_else() {
+    let redis = Redis::start();
+    let all = backends();
+    redis.put(&format!("{} 1", all[0]));
+    let folder = Directory::new("state");
+    let gateway = following(&redis_source(&redis), &folder);
+    follow(&[&gateway], &all[..1]);
+    redis.process.pause();
+    std::thread::scope(|scope| {
+        let asked = Instant::now();
+        let (gateway, backend) = (&gateway, all[0]);
+        let editor = scope.spawn(move || (state(gateway, backend, "drain"), asked.elapsed()));
+        let mut meanwhile = 0;
+        while !editor.is_finished() {
+            // The control plane itself answers this, one request after the other.
+            let (status, body) = gateway.send("PATCH", "/log", &json!({ "level": "info" }));
+            assert_eq!(status, 200, "{body}");
+            assert!(is_placed(gateway, &all[..1]));
+            meanwhile += 1;
+        }
+        let ((status, body), took) = editor.join().unwrap();
+        assert_eq!(status, 504, "{body}");
+        assert!(took >= Duration::from_millis(900), "{took:?}");
+        assert!(meanwhile > 3, "{meanwhile} answers while one waits");
+    });
+    redis.process.resume();
+    until("edited again", || state(&gateway, all[0], "drain").0 == 200);
+    until("drained", || shown(&gateway, all[0]) == "drain");
 }

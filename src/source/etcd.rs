@@ -186,6 +186,11 @@ impl Follower<'_> {
                     if header.revision < self.mirror.next_revision() - 1 {
                         return Ok("the store has gone back to an older revision");
                     }
+                    // What is read is no news if it was heard before; that it was told is another
+                    // matter.
+                    if tell.is_some() {
+                        self.tell().await?;
+                    }
                     self.read(client).await?;
                     (tell, told) = (None, Instant::now());
                     heard = told;
