@@ -127,7 +127,7 @@ fn backends_are_added_changed_drained_and_removed() {
         gateway.wait_until(word, || state(&second).is_some_and(|(state, _)| state == expected));
     }
     assert!(ctl(&gateway, &["ready", "c2s", &second]).starts_with("it was so already in "));
-    let is_first = |key: &String| crc32fast::hash(key.as_bytes()) % 2 == 0;
+    let is_first = |key: &String| crc32fast::hash(key.as_bytes()).is_multiple_of(2);
     let key = (0..).map(|n: u32| n.to_string()).find(is_first).unwrap();
     let mut client = Client::login(gateway.address("devices"), &key);
     client.receive(5);
