@@ -167,6 +167,9 @@ fn bodies_are_bounded_and_have_to_make_sense() {
         assert_problem(ask(&gateway, &format!("GET {path}"), &[]), 405);
     }
     assert_problem(ask(&gateway, "PUT /log", &[typed]), 405);
+    for path in ["GET /pools/%FF", "DELETE /sessions/%C3%28", "GET /sources/%80"] {
+        assert_problem(ask(&gateway, path, &[]), 400);
+    }
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
     assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
-    assert_eq!((warnings[0].line, warnings[0].column), (32, 1));
+    assert_eq!((warnings[0].line, warnings[0].column), (33, 1));
     // Where sessions without key take turns there is nothing to warn about.
     let text = text.replace("balance = \"crc32_mod\"", "balance = \"ketama\"");
     let warnings = load(&text).warnings;

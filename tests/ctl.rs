@@ -110,7 +110,7 @@ fn sessions_are_closed_by_name_by_key_and_by_backend() {
 }
 
 #[test]
-fn backends_are_changed_and_stay_so_after_a_restart() {
+fn backends_are_added_changed_drained_and_removed() {
     let (first, second) = (Backend::echo("only"), Backend::echo("only"));
     let gateway = Gateway::start(&frame_config(&[first], "on_down = \"next\"", ""));
     let (first, second) = (first.to_string(), second.to_string());
@@ -127,6 +127,15 @@ fn backends_are_changed_and_stay_so_after_a_restart() {
         gateway.wait_until(word, || state(&second).is_some_and(|(state, _)| state == expected));
     }
     assert!(ctl(&gateway, &["ready", "c2s", &second]).starts_with("it was so already in "));
+    let is_first = |key: &String| crc32fast::hash(key.as_bytes()) % 2 == 0;
+    let key = (0..).map(|n: u32| n.to_string()).find(is_first).unwrap();
+    let mut client = Client::login(gateway.address("devices"), &key);
+    client.receive(5);
+    let waiting = asked(&gateway, &["drain", "c2s", &first, "--wait", "100ms"]);
+    assert_eq!(waiting.status.code(), Some(1));
+    assert!(err(&waiting).contains("1 sessions are left after 100ms"), "{}", err(&waiting));
+    client.reset();
+    ctl(&gateway, &["drain", "c2s", &first, "--wait", "20s"]);
     ctl(&gateway, &["weight", "c2s", &second, "7"]);
     gateway.wait_until("another weight", || state(&second).is_some_and(|(_, weight)| weight == 7));
     ctl(&gateway, &["remove", "c2s", &first]);

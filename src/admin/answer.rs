@@ -12,6 +12,9 @@ use serde::de::DeserializeOwned;
 use crate::config::Fault;
 use crate::log::append_json;
 
+/// Media type of errors.
+const PROBLEM: &str = "application/problem+json";
+
 /// Beside an answer to a request that could have changed something: what it did, or why not.
 #[derive(Debug, Clone)]
 pub(super) struct Detail(pub String);
@@ -62,8 +65,7 @@ pub(super) fn problem_with(status: StatusCode, detail: &str, faults: &[Fault]) -
     let title = status.canonical_reason().unwrap_or("Error");
     let mut answer = json(&Problem { title, status: status.as_u16(), detail, faults });
     *answer.status_mut() = status;
-    let media_type = HeaderValue::from_static("application/problem+json");
-    answer.headers_mut().insert(CONTENT_TYPE, media_type);
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM));
     answer.extensions_mut().insert(Detail(detail.to_owned()));
     answer
 }
@@ -111,8 +113,14 @@ pub(super) fn body<T: DeserializeOwned>(
         .map_err(|error| problem(StatusCode::BAD_REQUEST, &format!("the body: {error}")))
 }
 
-/// Answers are of the moment, and never to be taken for a page.
+/// Answers are of the moment, and never to be taken for a page; errors that were found before a
+/// handler was asked are told like all others.
 pub(super) async fn common_headers(mut answer: Response) -> Response {
+    let status = answer.status();
+    let media_type = answer.headers().get(CONTENT_TYPE);
+    if status.is_client_error() && media_type.is_none_or(|found| found != PROBLEM) {
+        answer = problem(status, "the path cannot be read: it has to be UTF-8, percent-encoded");
+    }
     let headers = answer.headers_mut();
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));

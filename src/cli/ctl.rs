@@ -1,6 +1,7 @@
 //! `corelane ctl` and `corelane reload`: a running gateway, asked over its admin interface.
 
 mod client;
+mod drain;
 mod events;
 mod show;
 
@@ -59,6 +60,12 @@ struct BackendArguments {
     pool: String,
     /// The backend's address.
     backend: String,
+}
+
+impl BackendArguments {
+    fn path(&self) -> String {
+        backend_path(&self.pool, &self.backend)
+    }
 }
 
 /// What a gateway is asked.
@@ -129,7 +136,13 @@ enum CtlCommand {
         dry_run: bool,
     },
     /// Give a backend no new sessions; on_remove says what becomes of those it has.
-    Drain(BackendArguments),
+    Drain {
+        #[command(flatten)]
+        backend: BackendArguments,
+        /// Wait until it has no sessions left: exit 1 if it still has some after this time.
+        #[arg(long, value_name = "DURATION")]
+        wait: Option<humantime::Duration>,
+    },
     /// Give a backend sessions again.
     Ready(BackendArguments),
     /// Count a backend as not there.
@@ -219,9 +232,17 @@ pub(super) fn execute(arguments: CtlArguments) -> Result<ExitCode, Failure> {
         }
         command => command,
     };
+    let wait = match &command {
+        CtlCommand::Drain { backend, wait } => wait.map(|most| (backend.path(), *most)),
+        _ => None,
+    };
     let Request { method, path, body, show } = request(command);
     let reply = client.ask(method, &path, body)?;
-    print(&reply, json, show)
+    let printed = print(&reply, json, show)?;
+    match wait {
+        Some((path, most)) if reply.is_good => drain::wait(&mut client, &path, most),
+        _ => Ok(printed),
+    }
 }
 
 /// Has a file read again.
@@ -350,11 +371,10 @@ fn request(command: CtlCommand) -> Request {
 /// Changes of the set of backends.
 fn edit_request(command: CtlCommand) -> Request {
     let change = |backend: BackendArguments, body: Value| {
-        let path = backend_path(&backend.pool, &backend.backend);
-        Request::get(path, show::edited).by(Method::PATCH).with(body)
+        Request::get(backend.path(), show::edited).by(Method::PATCH).with(body)
     };
     match command {
-        CtlCommand::Drain(backend) => change(backend, json!({ "state": "drain" })),
+        CtlCommand::Drain { backend, .. } => change(backend, json!({ "state": "drain" })),
         CtlCommand::Ready(backend) => change(backend, json!({ "state": "ready" })),
         CtlCommand::Down(backend) => change(backend, json!({ "state": "down" })),
         CtlCommand::Weight { backend, weight } => change(backend, json!({ "weight": weight })),
@@ -369,8 +389,8 @@ fn edit_request(command: CtlCommand) -> Request {
             }
             Request::post(format!("/pools/{}/backends", escaped(&pool)), show::edited).with(body)
         }
-        CtlCommand::Remove(BackendArguments { pool, backend }) => {
-            Request::get(backend_path(&pool, &backend), show::edited).by(Method::DELETE)
+        CtlCommand::Remove(backend) => {
+            Request::get(backend.path(), show::edited).by(Method::DELETE)
         }
         // Everything else is no edit and was answered before.
         _ => Request::get("/", show::anything),

@@ -90,6 +90,11 @@ impl Client {
         self.reply(answer.status, &answer.body)
     }
 
+    /// Does nothing for a while.
+    pub fn pause(&self, time: Duration) {
+        self.runtime.block_on(async { tokio::time::sleep(time).await });
+    }
+
     /// Asks for a stream, and hands each piece of it to `take` until that has enough.
     pub fn follow(
         &mut self,
