@@ -24,6 +24,7 @@ pub struct Operation<'a> {
     /// How it is repeated.
     pub length: Length,
     /// Bytes that it looks at, where a rate says something.
+    #[allow(dead_code, reason = "only the clock makes a rate of it")]
     pub bytes: Option<usize>,
 }
 

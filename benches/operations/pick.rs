@@ -61,7 +61,11 @@ pub fn picks(by: &mut impl Measure) {
 fn prepare(algorithm: Algorithm, among: &Backends) -> Balance {
     let id = |index: usize| format!("10.0.{}.{}:1", index / 256, index % 256);
     let ids: Vec<String> = (0..among.count()).map(id).collect();
-    let entry = |(index, id)| Entry { id, weight: among.weight(index), ready: among.usable(index) };
-    let entries: Vec<Entry<'_>> = ids.iter().enumerate().map(entry).collect();
+    let entry = |index: usize| Entry {
+        id: &ids[index],
+        weight: among.weight(index),
+        ready: among.usable(index),
+    };
+    let entries: Vec<Entry<'_>> = (0..among.count()).map(entry).collect();
     Balance::prepare(algorithm, &entries, true)
 }
