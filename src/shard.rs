@@ -5,6 +5,7 @@
 
 mod accept;
 pub mod admission;
+mod choose;
 pub mod closing;
 pub mod interrupt;
 mod loads;
@@ -29,6 +30,7 @@ use slab::Slab;
 
 use self::accept::{Listening, Reserve};
 use self::admission::Lines;
+use self::choose::fresh_memory;
 use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
@@ -41,11 +43,11 @@ use crate::end::End;
 use crate::listen::{Bound, Listeners};
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
-use crate::placement::{Choice, PoolMemory, Search};
+use crate::placement::PoolMemory;
 use crate::relay::{COOL_AFTER, Pipes, Relay};
 use crate::session::{Look, Session, Stage};
-use crate::sys::{Accepted, Exchange, Poller, Socket, Timer, WakeFd};
-use crate::table::{Backend, Listener, Pool, Table};
+use crate::sys::{Accepted, Exchange, Poller, Timer, WakeFd};
+use crate::table::{Listener, Table};
 
 /// What a shard is given at its start.
 pub struct Setup {
@@ -214,15 +216,7 @@ impl Shard {
 
     fn take_table(&self, table: Arc<Table>) {
         let old = self.table.replace(table.clone());
-        let mut known: Vec<_> = self.memory.take().into_iter().map(Some).collect();
-        let memory = table.pools.iter().enumerate().map(|(index, pool)| {
-            let kept = old.pool(&pool.settings.name).and_then(|(old_index, old_pool)| {
-                Some(known.get_mut(old_index)?.take()?.carried(old_pool, pool))
-            });
-            kept.unwrap_or_else(|| fresh_memory(pool, self.index, index))
-        });
-        let memory = memory.collect();
-        self.memory.replace(memory);
+        self.carry_memory(&old, &table);
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
         self.lines.follow(self, &table);
@@ -456,52 +450,4 @@ impl Shard {
     pub fn lines(&self) -> &Lines {
         &self.lines
     }
-
-    /// The next backend for a session.
-    ///
-    /// # Errors
-    /// As `Search::next`.
-    pub fn choose(&self, search: &mut Search<'_>) -> Result<Choice, End> {
-        match self.memory.borrow_mut().get_mut(search.pool_index) {
-            Some(memory) => search.next(memory, self.now()),
-            None => Err(End::PoolEmpty),
-        }
-    }
-
-    /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
-    /// identity: the table may have changed since it was chosen. Said once per such time, not per
-    /// session.
-    pub fn note_failing(&self, backend: &Backend, end: End) {
-        backend.shared.failed();
-        let (table, now) = (self.table(), self.now());
-        for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
-            let Some(index) = pool.position(backend) else { continue };
-            if memory.failing_until[index] <= now {
-                let (pool, backend) = (&*pool.label, &*backend.label);
-                let (reason, shard) = (end.label(), self.index);
-                tracing::warn!(pool, backend, reason, shard, "backend failing");
-            }
-            memory.failing_until[index] = now + ticks(pool.settings.fail_timeout);
-        }
-    }
-
-    /// A connection that was made before it was needed.
-    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<Socket> {
-        if pool.settings.warm == 0 {
-            return None;
-        }
-        self.warm.borrow_mut().take(backend, self.index)
-    }
-
-    /// Whose turn it is among a pool's source addresses.
-    pub fn next_source(&self) -> usize {
-        let turn = self.source_turn.get();
-        self.source_turn.set(turn.wrapping_add(1));
-        turn
-    }
-}
-
-/// Shards and pools start their turns and random choices differently.
-fn fresh_memory(pool: &Pool, shard: usize, index: usize) -> PoolMemory {
-    PoolMemory::new(pool.backends.len(), (shard as u64) << 32 | index as u64)
 }

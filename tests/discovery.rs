@@ -1,5 +1,5 @@
-//! A gateway follows its store, whatever happens to that: new sessions go where an oracle that knows
-//! the set says, and no session is cut, by no change and by no accident.
+//! A gateway follows its store, whatever happens to that: new sessions go where an oracle that
+//! knows the set says, and no session is cut, by no change and by no accident.
 
 mod gateway;
 mod stores;

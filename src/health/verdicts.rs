@@ -548,15 +548,16 @@ mod tests {
                     3 => {
                         // Any part of them, as they are known from elsewhere: without verdicts.
                         let mut next = sample(0, settings);
-                        let pool = Arc::get_mut(&mut next.pools[0]).unwrap();
+                        let mut backends = Vec::new();
                         for (backend, down) in all.iter().zip(&mut down) {
                             if dice(3) > 0 {
-                                pool.backends.push(backend.clone());
+                                backends.push(backend.clone());
                             } else {
                                 // Forgotten: it begins anew.
                                 *down = false;
                             }
                         }
+                        next.pools[0] = Arc::new(next.pools[0].judged(backends, false));
                         table = verdicts.judge(next, now).0;
                     }
                     _ => {}
