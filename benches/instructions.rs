@@ -116,7 +116,7 @@ impl Measure for Run<'_> {
             Length::Short => {
                 // What is done once in a process: finding out what the processor can, for one.
                 drop(black_box(run()));
-                counted(run, times(operation.length));
+                counted(&mut run, times(operation.length));
             }
             Length::Long => drop(counted_once(&mut run)),
         }
@@ -130,8 +130,10 @@ fn times(length: Length) -> u32 {
     }
 }
 
+// What was prepared is borrowed by both, or dropping it would be counted.
+
 #[inline(never)]
-fn counted<T>(mut run: impl FnMut() -> T, times: u32) {
+fn counted<T>(run: &mut impl FnMut() -> T, times: u32) {
     for _ in 0..times {
         black_box(run());
     }
@@ -215,7 +217,7 @@ fn verdict(baseline: &Counts, now: &Counts, grown: &[String], tolerance: f64) ->
         }
     }
     if !comparable {
-        println!("scripts/bench-instructions --update, on the older commit, makes a baseline");
+        println!("scripts/bench-instructions --update on the older commit makes one that is");
         return ExitCode::from(NOT_COMPARABLE);
     }
     if grown.is_empty() {
@@ -341,15 +343,15 @@ fn percent(then: f64, now: f64) -> f64 {
 /// Prints all counts, and returns which have grown.
 fn print_table(order: &[&str], baseline: &Counts, now: &Counts, tolerance: f64) -> Vec<String> {
     let mut grown = Vec::new();
-    println!("{:<66}{:>14}{:>14}{:>10}", "instructions per operation", "baseline", "now", "%");
+    println!("{:<80}{:>14}{:>14}{:>10}", "instructions per operation", "baseline", "now", "%");
     for name in order {
         let count = now.operations[*name];
         let Some(then) = baseline.operations.get(*name) else {
-            println!("{name:<66}{:>14}{count:>14.2}{:>10}", "-", "new");
+            println!("{name:<80}{:>14}{count:>14.2}{:>10}", "-", "new");
             continue;
         };
         let percent = percent(*then, count);
-        println!("{name:<66}{then:>14.2}{count:>14.2}{percent:>+10.2}");
+        println!("{name:<80}{then:>14.2}{count:>14.2}{percent:>+10.2}");
         if percent > tolerance {
             grown.push(format!("{name} ({percent:+.2} %)"));
         }
