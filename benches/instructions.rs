@@ -37,7 +37,7 @@ const NOT_COMPARABLE: u8 = 3;
 /// 1 when an operation has grown, with 3 when the baseline is of another compiler, C library,
 /// valgrind or kind of processor.
 #[derive(Debug, Parser)]
-#[command(name = "bench-instructions")]
+#[command(override_usage = "scripts/bench-instructions [OPTIONS] [FILTER]")]
 struct Arguments {
     /// Only operations whose name contains this
     filter: Option<String>,
