@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::end::{End, Placement, Side};
-use crate::relay::{COOL_AFTER, Relay};
+use crate::relay::{COOL_AFTER, Relay, SecureRelay};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
 use crate::table::{Backend, BackendShared, Listener, Pool};
@@ -25,7 +25,7 @@ pub type StoredKey = SmallVec<[u8; 24]>;
 /// Where a session is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Its first bytes are being read.
+    /// Its first bytes are being read, its TLS handshake among them.
     Preface,
     /// It waits for room on its backend.
     Wait,
@@ -154,6 +154,8 @@ pub struct Session {
     pub turned_after: Took,
     /// Its sockets and what is between them, while it relays.
     pub relay: RefCell<Option<Relay>>,
+    /// The same, if one of them or both are inside TLS.
+    pub secure: RefCell<Option<Box<SecureRelay>>>,
     /// Whether its relay has something to give back when it goes quiet.
     pub busy: Cell<bool>,
     signals: [Cell<Signal>; 2],
@@ -199,6 +201,7 @@ impl Session {
             connect_time: Took::default(),
             turned_after: Took::default(),
             relay: RefCell::new(None),
+            secure: RefCell::new(None),
             busy: Cell::new(false),
             signals: Default::default(),
             deadline_at: Cell::new(Tick::MAX),

@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::Shard;
 use crate::backend::spare::Make;
 use crate::end::{End, Side};
-use crate::relay::Turn;
+use crate::relay::{SecureTurn, Turn};
 use crate::session::{Direction, Session, Signal};
 use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
@@ -99,6 +99,10 @@ impl Shard {
             self.turn(&session, |mut turn| turn.reported(side, report));
             return;
         }
+        if session.secure.borrow().is_some() {
+            self.turn_secure(&session, |mut turn| turn.reported(side, report));
+            return;
+        }
         let signal = session.signal(side);
         let ending = signal.get().ending || report.ending;
         signal.set(Signal { reported: true, ending, ..signal.get() });
@@ -118,8 +122,26 @@ impl Shard {
         }
     }
 
+    /// The same where one side or both are inside TLS.
+    pub fn turn_secure(&self, session: &Session, act: impl FnOnce(SecureTurn<'_>) -> Option<End>) {
+        let mut relay = session.secure.borrow_mut();
+        let end = match relay.as_deref_mut() {
+            Some(relay) => act(SecureTurn { shard: self, session, relay }),
+            None => None,
+        };
+        drop(relay);
+        if let Some(end) = end {
+            self.end_relay(session, end);
+        }
+    }
+
     /// Ends a session that relays.
     pub fn end_relay(&self, session: &Session, end: End) {
+        if let Some(relay) = session.secure.take() {
+            relay.close(end);
+            self.end(session, end);
+            return;
+        }
         let Some(mut relay) = session.relay.take() else { return };
         Turn { shard: self, session, relay: &mut relay }.close();
         if relay.is_sending() {

@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig,
 };
 
-use super::{Failure, named};
+use super::{Asked, Failure, asked};
 use crate::sys::{Interest, Socket};
 
 /// Longest record on the wire, bytes: 16 KiB of text, its header, and what TLS 1.2 may add.
@@ -232,6 +232,11 @@ impl Session {
         SockRef::from(&self.socket).shutdown(Shutdown::Write)
     }
 
+    /// See `Stream::is_holding`.
+    pub fn is_holding(&self) -> bool {
+        self.plain.rest().is_some() || (!self.hungry && !self.incoming.is_empty())
+    }
+
     /// See `Stream::socket`.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -364,10 +369,13 @@ impl Session {
         let outputs = Outputs { taker, plain, outgoing };
         match &mut self.connection {
             Connection::Server(connection) => {
-                let (name, (discard, step)) =
-                    named(|| outputs.take(connection.process_tls_records(bytes), write));
-                if name.is_some() {
+                let (asked, (discard, mut step)) =
+                    asked(|| outputs.take(connection.process_tls_records(bytes), write));
+                if let Some(Asked { name, served }) = asked {
                     self.name = name;
+                    if let (Step::Failed(failure), false) = (&mut step, served) {
+                        *failure = Failure::UnknownName;
+                    }
                 }
                 (discard, step)
             }
