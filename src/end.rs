@@ -220,6 +220,11 @@ impl End {
         )
     }
 
+    /// Whether the client's TLS handshake failed.
+    pub fn is_handshake(self) -> bool {
+        (End::TlsTimeout as u8..=End::TlsName as u8).contains(&(self as u8))
+    }
+
     /// Whether no backend could be had for a session that knew its pool.
     pub fn is_placement(self) -> bool {
         self as u8 >= End::PoolEmpty as u8

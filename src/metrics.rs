@@ -8,7 +8,7 @@ mod health;
 pub mod names;
 pub mod page;
 mod process;
-mod tls;
+pub mod tls;
 
 pub use health::{HealthCells, Waits};
 pub use tls::TlsCells;

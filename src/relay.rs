@@ -29,6 +29,14 @@ use crate::sys::{Pipe, Socket};
 use crate::table::Backend;
 use crate::tls;
 
+/// What is between the two sides of a session.
+pub enum Relaying {
+    /// Bytes as they are.
+    Plain(Relay),
+    /// One side or both are inside TLS.
+    Secure(Box<SecureRelay>),
+}
+
 /// Two connected sockets, and what is on its way between them.
 pub struct Relay {
     /// The client's and the backend's socket.

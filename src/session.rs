@@ -19,7 +19,7 @@ use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
-use crate::relay::{Polled, Relay, SecureRelay};
+use crate::relay::{Polled, Relay, Relaying, SecureRelay};
 use crate::shard::Shard;
 use crate::shard::admission::{self, Turned};
 use crate::stream::Stream;
@@ -76,13 +76,13 @@ impl Begun {
         match (self.client, self.backend) {
             (Stream::Plain(client), Stream::Plain(backend)) => {
                 let relay = Relay::new([client, backend], polled, self.identity);
-                *session.relay.borrow_mut() = Some(relay);
+                *session.relay.borrow_mut() = Some(Relaying::Plain(relay));
                 shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
             }
             (client, backend) => {
                 let polled = polled.map(|polled| polled != Polled::Not);
                 let relay = SecureRelay::new([client, backend], polled, self.identity);
-                *session.secure.borrow_mut() = Some(Box::new(relay));
+                *session.relay.borrow_mut() = Some(Relaying::Secure(Box::new(relay)));
                 shard.turn_secure(session, |mut turn| turn.begin(&self.unsent));
             }
         }
@@ -242,7 +242,16 @@ async fn try_backends(
             Err(Turned::Back) => return Err(Turned::Back),
         }
         session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
-        match connect(shard, session, client, (pool, backend)).await {
+        let mut connected =
+            backend::connect(shard, session, pool, backend).await.map(Stream::Plain);
+        if pool.settings.tls.is_some()
+            && let Ok(Stream::Plain(socket)) = connected
+        {
+            // Apart, as with clients.
+            connected =
+                Box::pin(secure_backend(shard, session, client, (pool, backend, socket))).await;
+        }
+        match connected {
             Ok(stream) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
@@ -262,14 +271,13 @@ async fn try_backends(
     }
 }
 
-/// Connects to a backend, with TLS if its pool has it.
-async fn connect(
+/// Puts the connection to a backend inside TLS if its pool says so.
+async fn secure_backend(
     shard: &Shard,
     session: &Session,
     client: &Stream,
-    (pool, backend): (&Pool, &Arc<Backend>),
+    (pool, backend, socket): (&Pool, &Backend, Socket),
 ) -> Result<Stream, End> {
-    let socket = backend::connect(shard, session, pool, backend).await?;
     let Some(tls) = &pool.settings.tls else { return Ok(Stream::Plain(socket)) };
     let name = client.tls().and_then(|tls| tls.name());
     let header = if pool.settings.proxy_out {
@@ -278,7 +286,7 @@ async fn connect(
         Vec::new()
     };
     let target = secure::Target { tls, name, timeout: pool.settings.connect_timeout, header };
-    let secured = Box::pin(secure::connect(shard, session, socket, target)).await;
+    let secured = secure::connect(shard, session, socket, target).await;
     if let Err(end) = &secured {
         backend.shared.cells.of(shard.index).connect_failures[*end as usize].add(1);
     }

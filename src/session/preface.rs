@@ -4,7 +4,7 @@
 //! frame is parsed in place in the buffer it was received into, which then goes to the backend.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Session, store_key};
 use crate::config::{FrameListener, ProxyIn, ProxyOthers, SniKey};
@@ -29,8 +29,9 @@ pub struct Reader<'a> {
     pub(super) client: Stream,
     pub(super) received: Vec<u8>,
     first_byte: Option<Instant>,
-    /// What the client's time for its preface counts from: accept, or the end of its handshake.
-    pub(super) began: Instant,
+    /// Where the client's time for its preface begins: this long after accept, in milliseconds,
+    /// which is the end of its handshake.
+    pub(super) began_ms: u32,
     /// What is received now may belong to a PROXY header, which is not the client's: it is counted
     /// when the header is over, for a counter must never go back.
     in_header: bool,
@@ -59,7 +60,7 @@ impl<'a> Reader<'a> {
             client: Stream::Plain(client),
             received: Vec::new(),
             first_byte: None,
-            began: session.accepted,
+            began_ms: 0,
             in_header: false,
             expired: None,
             emptied: false,
@@ -166,8 +167,9 @@ impl<'a> Reader<'a> {
 
     /// Sets the deadline of this stage, counted from accept or from the end of a handshake.
     /// Returns its tick.
-    pub(super) fn set_deadline(&self, after: std::time::Duration, end: End) -> u32 {
-        let left = after.saturating_sub(self.began.elapsed());
+    pub(super) fn set_deadline(&self, after: Duration, end: End) -> u32 {
+        let began = Duration::from_millis(self.began_ms.into());
+        let left = (after + began).saturating_sub(self.session.accepted.elapsed());
         let at = self.shard.now().saturating_add(ticks(left)).saturating_add(1);
         self.shard.set_deadline(self.session, at, end);
         at

@@ -47,7 +47,8 @@ pub async fn accept<'a>(mut reader: Reader<'a>, tls: &ListenerTls) -> Result<Rea
     })?;
     shard.listener_cells(&session.listener).tls.count(&client, begun.elapsed());
     reader.client = Stream::Tls(client);
-    reader.began = Instant::now();
+    let since_accept = session.accepted.elapsed().as_millis();
+    reader.began_ms = u32::try_from(since_accept).unwrap_or(u32::MAX);
     Ok(reader)
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::end::{End, Placement, Side};
-use crate::relay::{COOL_AFTER, Relay, SecureRelay};
+use crate::relay::{COOL_AFTER, Relaying};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
 use crate::table::{Backend, BackendShared, Listener, Pool};
@@ -153,9 +153,7 @@ pub struct Session {
     /// ends count.
     pub turned_after: Took,
     /// Its sockets and what is between them, while it relays.
-    pub relay: RefCell<Option<Relay>>,
-    /// The same, if one of them or both are inside TLS.
-    pub secure: RefCell<Option<Box<SecureRelay>>>,
+    pub relay: RefCell<Option<Relaying>>,
     /// Whether its relay has something to give back when it goes quiet.
     pub busy: Cell<bool>,
     signals: [Cell<Signal>; 2],
@@ -201,7 +199,6 @@ impl Session {
             connect_time: Took::default(),
             turned_after: Took::default(),
             relay: RefCell::new(None),
-            secure: RefCell::new(None),
             busy: Cell::new(false),
             signals: Default::default(),
             deadline_at: Cell::new(Tick::MAX),

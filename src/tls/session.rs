@@ -32,8 +32,6 @@ const SEND_LEN_MAX: usize = 32_768;
 const OVERHEAD_LEN_MAX: usize = 64;
 /// Most bytes that are looked at together. The longest handshake message, 64 KiB, fits in records.
 const WINDOW_LEN: usize = 5 * RECORD_LEN_MAX;
-/// Steps after a failure until its alert is encoded: an alert, and that it is to be sent.
-const ALERT_STEPS_MAX: usize = 4;
 
 thread_local! {
     /// Memory that records come in through.
@@ -330,9 +328,10 @@ impl Session {
         }
     }
 
-    /// What rustls has to say to the peer about a failure goes out, if it gets that far.
+    /// What rustls has to say to the peer about a failure goes out, if it gets that far. Only that:
+    /// a connection that has failed must not be shown what comes behind.
     fn encode_alert(&mut self) {
-        for _ in 0..ALERT_STEPS_MAX {
+        while self.state().wants_write() {
             let (_, Step::More) = self.step(&mut [], None, Write::Nothing) else { return };
         }
     }
