@@ -24,8 +24,7 @@ fn plain_clients_reach_backends_inside_tls() {
     let authority = Authority::new("test");
     let files = authority.sign("b", &["b.test"]);
     let backend = SecureBackend::start(&authority.server(&files, false));
-    let gateway =
-        gateway(&[backend.address], &pool_tls(&authority, "server_name = \"b.test\""));
+    let gateway = gateway(&[backend.address], &pool_tls(&authority, "server_name = \"b.test\""));
     let mut client = Client::connect(gateway.address("secure"));
     let mut served = backend.accept().expect("a handshake");
     assert_eq!(served.conn.server_name(), Some("b.test"));
@@ -93,8 +92,7 @@ fn a_backend_may_ask_who_we_are() {
     let mut served = backend.accept().expect("a handshake");
     assert_eq!(served.conn.peer_certificates().unwrap()[0], own.chain()[0]);
     assert_eq!(receive(&mut served, 5), b"hello");
-    let unknown =
-        gateway(&[backend.address], &pool_tls(&authority, "server_name = \"b.test\""));
+    let unknown = gateway(&[backend.address], &pool_tls(&authority, "server_name = \"b.test\""));
     let _client = Client::connect(unknown.address("secure"));
     assert!(backend.accept().is_err());
 }
@@ -160,10 +158,8 @@ fn the_proxy_header_comes_before_the_handshake() {
     let authority = Authority::new("test");
     let files = authority.sign("b", &["b.test"]);
     let backend = Backend::manual();
-    let pool = format!(
-        "proxy_protocol = \"v2\"\n{}",
-        pool_tls(&authority, "server_name = \"b.test\"")
-    );
+    let pool =
+        format!("proxy_protocol = \"v2\"\n{}", pool_tls(&authority, "server_name = \"b.test\""));
     let gateway = gateway(&[backend.address], &pool);
     let mut client = Client::connect(gateway.address("secure"));
     client.send(b"hello");
@@ -189,9 +185,7 @@ fn checks_are_made_inside_tls() {
     let pool = pool.replace("on_down = \"next\"\n", "");
     let gateway = gateway(&[good.address, plain], &pool);
     let unhealthy = |address: SocketAddr| {
-        format!(
-            "corelane_backend_state{{pool=\"p\",backend=\"{address}\",state=\"unhealthy\"}}"
-        )
+        format!("corelane_backend_state{{pool=\"p\",backend=\"{address}\",state=\"unhealthy\"}}")
     };
     gateway.wait_metric(&unhealthy(plain), 1.0);
     assert_eq!(gateway.metric(&unhealthy(good.address)), 0.0);

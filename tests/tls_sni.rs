@@ -48,11 +48,9 @@ struct Three {
 
 fn three() -> Three {
     let authority = Authority::new("test");
-    let files = ["named", "wild", "rest"].map(|file| {
-        authority.sign(file, &["a.test", "*.wild.test", "wild.test", "b.test"])
-    });
-    let backends =
-        [0, 1, 2].map(|at| SecureBackend::start(&authority.server(&files[at], false)));
+    let files = ["named", "wild", "rest"]
+        .map(|file| authority.sign(file, &["a.test", "*.wild.test", "wild.test", "b.test"]));
+    let backends = [0, 1, 2].map(|at| SecureBackend::start(&authority.server(&files[at], false)));
     Three { authority, backends, files }
 }
 
