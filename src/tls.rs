@@ -8,6 +8,7 @@ mod hello;
 mod identity;
 mod server;
 mod session;
+mod step;
 
 use std::cell::RefCell;
 use std::fmt;

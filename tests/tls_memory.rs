@@ -5,7 +5,6 @@ mod tls;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Arc;
 
 use gateway::Gateway;
 use gateway::backend::Backend;
@@ -58,7 +57,7 @@ fn an_idle_session_holds_its_keys_and_no_buffers() {
         assert!(each < in_plain + 12_000, "TLS {name}: {each} bytes, in plain {in_plain}");
     }
     let inner = authority.server(&authority.sign("b", &["b.test"]), false);
-    let backend = Arc::new(SecureBackend::start(&inner));
+    let backend = SecureBackend::start(&inner);
     let pool =
         format!("[pool.p.tls]\nserver_name = \"b.test\"\nca_file = \"{}\"\n", authority.ca_file());
     let both = start(tcp_config(&[backend.address], &table, &pool));
