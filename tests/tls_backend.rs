@@ -191,3 +191,27 @@ fn checks_are_made_inside_tls() {
     assert_eq!(gateway.metric(&unhealthy(good.address)), 0.0);
     assert!(good.accept().is_ok(), "checks end their handshake");
 }
+
+#[test]
+fn warm_connections_do_their_handshake_when_they_are_used() {
+    let authority = Authority::new("test");
+    let files = authority.sign("b", &["b.test"]);
+    let backend = SecureBackend::start(&authority.server(&files, false));
+    let pool = format!("warm = 1\n{}", pool_tls(&authority, "server_name = \"b.test\""));
+    let gateway = gateway(&[backend.address], &pool);
+    for round in 1..=3 {
+        let warm = format!("corelane_backend_warm{{pool=\"p\",backend=\"{}\"}}", backend.address);
+        gateway.wait_metric(&warm, 1.0);
+        let mut client = Client::connect(gateway.address("secure"));
+        client.send(b"hello");
+        let mut served = backend.accept().expect("a handshake");
+        assert_eq!(receive(&mut served, 5), b"hello", "{round}");
+        client.reset();
+    }
+    for line in gateway.session_lines(3) {
+        assert_eq!(line["end"], "client_reset", "{line}");
+    }
+    let used = "corelane_backend_warm_used_total{pool=\"p\",backend=";
+    assert_eq!(gateway.metric(&format!("{used}\"{}\"}}", backend.address)), 3.0);
+    assert_eq!(gateway.metric("corelane_bugs_total"), 0.0);
+}
