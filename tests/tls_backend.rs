@@ -207,6 +207,7 @@ fn warm_connections_do_their_handshake_when_they_are_used() {
         let mut served = backend.accept().expect("a handshake");
         assert_eq!(receive(&mut served, 5), b"hello", "{round}");
         client.reset();
+        assert!(served.read(&mut [0; 1]).is_err(), "passed on before this side closes");
     }
     for line in gateway.session_lines(3) {
         assert_eq!(line["end"], "client_reset", "{line}");
