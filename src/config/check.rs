@@ -12,6 +12,7 @@ mod process;
 mod relations;
 mod source;
 mod store;
+mod tls;
 
 use std::collections::HashSet;
 

@@ -13,7 +13,7 @@ pub use self::source::{Flag, KindName, OnEmptyText, Resolver, SecretText};
 use super::fault::{Problem, nearest};
 use super::quantity::{Count, Rule};
 use super::shape::{Scalar, Shape, Slot};
-use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog, TcpKey};
+use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog};
 use crate::balance::Algorithm;
 use crate::key::NumberFormat;
 
@@ -146,9 +146,19 @@ impl Named for NumberFormat {
         &[("raw", NumberFormat::Raw), ("lua", NumberFormat::Lua)];
 }
 
-impl Named for TcpKey {
+/// `key` of a `tcp` listener, by name only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpKeyName {
+    /// The client's address.
+    ClientIp,
+    /// The name in its ClientHello.
+    Sni,
+}
+
+impl Named for TcpKeyName {
     const WHAT: &'static str = "source of a key";
-    const NAMES: &'static [(&'static str, Self)] = &[("client_ip", TcpKey::ClientIp)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("client_ip", TcpKeyName::ClientIp), ("sni", TcpKeyName::Sni)];
 }
 
 impl Named for tracing::Level {
