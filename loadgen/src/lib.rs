@@ -5,6 +5,7 @@ mod answer;
 mod backend;
 mod cli;
 mod counters;
+mod course;
 mod device;
 mod fleet;
 pub mod frame;

@@ -3,39 +3,76 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use serde::Serialize;
 
-use crate::cli::DevicesArgs;
+use crate::cli::OutputArgs;
 use crate::counters::{Count, Latency, Measure, Tally};
+use crate::course::Finished;
 use crate::hgrm;
 use crate::machine::{self, Host};
 use crate::oracle::Routes;
-use crate::plan::{Arm, Plan};
+use crate::plan::Arm;
 
 /// One arm after it ran.
 pub struct ArmReport {
-    /// What it was.
-    pub plan: Arc<Plan>,
-    /// What it found.
-    pub tally: Tally,
-    /// Length of the measurement.
-    pub seconds: f64,
-    /// CPU of this process during the measurement.
-    pub cpu_seconds: f64,
-    /// Messages, or logins of a churn, answered during the measurement.
-    pub answered: u64,
-    /// Whether a signal ended it.
-    pub interrupted: bool,
+    /// Which way.
+    pub arm: Arm,
+    /// What ran.
+    pub subject: Subject,
+    /// Where to.
+    pub targets: Vec<SocketAddr>,
+    /// Where it had to land.
+    pub routes: Routes,
+    /// How many there were.
+    pub count: u32,
+    /// Whether connections may break.
+    pub tolerate_breaks: bool,
+    /// How many of them had to get as far as [`Subject::arrived`] counts.
+    pub expected: u64,
+    /// What was found.
+    pub finished: Finished,
+}
+
+/// What a report is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subject {
+    /// Devices.
+    Devices,
+    /// Requests over connections.
+    Http,
+    /// WebSocket clients.
+    WebSocket,
+}
+
+impl Subject {
+    /// What is counted by backend, and how many of what there were.
+    fn nouns(self) -> (&'static str, &'static str) {
+        match self {
+            Subject::Devices => ("devices", "devices"),
+            Subject::Http => ("answers", "connections"),
+            Subject::WebSocket => ("clients", "clients"),
+        }
+    }
+
+    /// What counts those that got through, and what it means that one did not.
+    fn arrived(self) -> (Count, &'static str) {
+        match self {
+            Subject::Devices => (Count::DevicesLoggedIn, "devices never logged in"),
+            Subject::Http => (Count::Received, "requests expected and none answered"),
+            Subject::WebSocket => (Count::DevicesLoggedIn, "clients never upgraded"),
+        }
+    }
 }
 
 /// Every arm of a run.
 pub struct Report {
-    args: DevicesArgs,
+    output: OutputArgs,
+    config: Option<PathBuf>,
     started_unix_s: u64,
     arms: Vec<ArmReport>,
 }
@@ -71,7 +108,8 @@ struct ArmDocument<'a> {
     arm: &'static str,
     targets: Vec<String>,
     routes: &'a Routes,
-    devices: u32,
+    #[serde(flatten)]
+    population: BTreeMap<&'static str, u32>,
     interrupted: bool,
     seconds: f64,
     answered: u64,
@@ -80,65 +118,69 @@ struct ArmDocument<'a> {
     cpu_us_per_answer: Option<f64>,
     counters: BTreeMap<&'static str, u64>,
     latency_ns: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
-    devices_by_backend: &'a BTreeMap<String, u64>,
+    #[serde(flatten)]
+    by_backend: BTreeMap<String, &'a BTreeMap<String, u64>>,
     examples: &'a [String],
 }
 
 impl ArmReport {
     fn per_second(&self) -> f64 {
-        if self.seconds > 0.0 { self.answered as f64 / self.seconds } else { 0.0 }
+        let Finished { seconds, answered, .. } = self.finished;
+        if seconds > 0.0 { answered as f64 / seconds } else { 0.0 }
     }
 
     fn cpu_us_per_answer(&self) -> Option<f64> {
-        (self.answered > 0).then(|| self.cpu_seconds * 1e6 / self.answered as f64)
+        let Finished { cpu_seconds, answered, .. } = self.finished;
+        (answered > 0).then(|| cpu_seconds * 1e6 / answered as f64)
     }
 
     /// What makes the exit code 1, in words.
     pub fn faults(&self) -> Vec<String> {
-        let args = &self.plan.args;
+        let tally = &self.finished.tally;
         let mut faults: Vec<String> = Count::WRONG
             .iter()
-            .filter(|count| self.tally.get(**count) > 0)
-            .map(|count| format!("{} {}", self.tally.get(*count), count.name()))
+            .filter(|count| tally.get(**count) > 0)
+            .map(|count| format!("{} {}", tally.get(*count), count.name()))
             .collect();
-        let broken = Count::BROKEN.iter().filter(|count| self.tally.get(**count) > 0);
-        if !args.tolerate_breaks {
-            faults.extend(broken.map(|c| format!("{} {}", self.tally.get(*c), c.name())));
+        let broken = Count::BROKEN.iter().filter(|count| tally.get(**count) > 0);
+        if !self.tolerate_breaks {
+            faults.extend(broken.map(|c| format!("{} {}", tally.get(*c), c.name())));
         }
-        let unroutable = self.tally.get(Count::DevicesUnroutable);
-        let expected = u64::from(args.count) - unroutable;
-        let missing = expected.saturating_sub(self.tally.get(Count::DevicesLoggedIn));
+        let (arrived, what) = self.subject.arrived();
+        let missing = self.expected.saturating_sub(tally.get(arrived));
         // A run that was cut short did not start every device.
-        if missing > 0 && !self.interrupted {
-            faults.push(format!("{missing} devices never logged in"));
+        if missing > 0 && !self.finished.interrupted {
+            faults.push(format!("{missing} {what}"));
         }
-        let gone = self.tally.get(Count::DevicesGone);
+        let gone = tally.get(Count::DevicesGone);
         if gone > 0 {
-            faults.push(format!("{gone} devices gone at the end"));
+            faults.push(format!("{gone} {} gone at the end", self.subject.nouns().1));
         }
-        faults.iter_mut().for_each(|fault| *fault = format!("{}: {fault}", self.plan.arm.name()));
+        faults.iter_mut().for_each(|fault| *fault = format!("{}: {fault}", self.arm.name()));
         faults
     }
 
     fn document(&self) -> ArmDocument<'_> {
+        let tally = &self.finished.tally;
+        let (placed, population) = self.subject.nouns();
         ArmDocument {
-            arm: self.plan.arm.name(),
-            targets: self.plan.targets.iter().map(|target| target.to_string()).collect(),
-            routes: &self.plan.routes,
-            devices: self.plan.args.count,
-            interrupted: self.interrupted,
-            seconds: self.seconds,
-            answered: self.answered,
+            arm: self.arm.name(),
+            targets: self.targets.iter().map(|target| target.to_string()).collect(),
+            routes: &self.routes,
+            population: BTreeMap::from([(population, self.count)]),
+            interrupted: self.finished.interrupted,
+            seconds: self.finished.seconds,
+            answered: self.finished.answered,
             answered_per_second: self.per_second(),
-            cpu_seconds: self.cpu_seconds,
+            cpu_seconds: self.finished.cpu_seconds,
             cpu_us_per_answer: self.cpu_us_per_answer(),
-            counters: Count::ALL.iter().map(|(c, name)| (*name, self.tally.get(*c))).collect(),
+            counters: Count::ALL.iter().map(|(c, name)| (*name, tally.get(*c))).collect(),
             latency_ns: Measure::ALL
                 .iter()
-                .map(|(measure, name)| (*name, summary(self.tally.latency(*measure))))
+                .map(|(measure, name)| (*name, summary(tally.latency(*measure))))
                 .collect(),
-            devices_by_backend: &self.tally.placed,
-            examples: &self.tally.examples,
+            by_backend: BTreeMap::from([(format!("{placed}_by_backend"), &tally.placed)]),
+            examples: &tally.examples,
         }
     }
 }
@@ -161,9 +203,14 @@ fn summary(latency: &Latency) -> BTreeMap<&'static str, u64> {
 
 impl Report {
     /// A report without arms.
-    pub fn new(args: &DevicesArgs) -> Report {
+    pub fn new(output: &OutputArgs, config: Option<&Path>) -> Report {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Report { args: args.clone(), started_unix_s: now.as_secs(), arms: Vec::new() }
+        Report {
+            output: output.clone(),
+            config: config.map(Path::to_path_buf),
+            started_unix_s: now.as_secs(),
+            arms: Vec::new(),
+        }
     }
 
     /// Adds an arm.
@@ -175,12 +222,12 @@ impl Report {
     pub fn publish(&self) -> anyhow::Result<u8> {
         let faults: Vec<String> = self.arms.iter().flat_map(ArmReport::faults).collect();
         let exit_code = u8::from(!faults.is_empty());
-        let to_stdout = self.args.output.json.as_deref() == Some(Path::new("-"));
+        let to_stdout = self.output.json.as_deref() == Some(Path::new("-"));
         let mut table = self.table();
         for fault in &faults {
             let _ = writeln!(table, "FAULT {fault}");
         }
-        for example in self.arms.iter().flat_map(|arm| &arm.tally.examples) {
+        for example in self.arms.iter().flat_map(|arm| &arm.finished.tally.examples) {
             let _ = writeln!(table, "      {example}");
         }
         let _ = writeln!(table, "{}", if exit_code == 0 { "PASS" } else { "FAIL" });
@@ -189,10 +236,10 @@ impl Report {
             true => std::io::stderr().write_all(table.as_bytes())?,
             false => std::io::stdout().write_all(table.as_bytes())?,
         }
-        if let Some(prefix) = &self.args.output.hgrm {
+        if let Some(prefix) = &self.output.hgrm {
             self.write_hgrm(prefix)?;
         }
-        if let Some(path) = &self.args.output.json {
+        if let Some(path) = &self.output.json {
             write_json(path, &self.document(exit_code, faults))?;
         }
         Ok(exit_code)
@@ -206,7 +253,7 @@ impl Report {
             started_unix_s: self.started_unix_s,
             host: Host::look(),
             command: std::env::args().collect(),
-            config: self.args.config.as_ref().map(|path| path.display().to_string()),
+            config: self.config.as_ref().map(|path| path.display().to_string()),
             exit_code,
             faults,
             arms: self.arms.iter().map(ArmReport::document).collect(),
@@ -215,19 +262,19 @@ impl Report {
     }
 
     fn both(&self) -> Option<(&Tally, &Tally)> {
-        let of = |wanted| self.arms.iter().find(|arm| arm.plan.arm == wanted).map(|arm| &arm.tally);
+        let of = |wanted| self.arms.iter().find(|arm| arm.arm == wanted).map(|arm| &arm.finished.tally);
         Some((of(Arm::Direct)?, of(Arm::Gateway)?))
     }
 
     fn write_hgrm(&self, prefix: &Path) -> anyhow::Result<()> {
         for arm in &self.arms {
             for (measure, name) in Measure::ALL {
-                let histogram = arm.tally.latency(*measure).histogram();
+                let histogram = arm.finished.tally.latency(*measure).histogram();
                 if histogram.is_empty() {
                     continue;
                 }
                 let mut path = prefix.as_os_str().to_owned();
-                path.push(format!("-{}-{name}.hgrm", arm.plan.arm.name()));
+                path.push(format!("-{}-{name}.hgrm", arm.arm.name()));
                 std::fs::write(&path, hgrm::text(histogram))
                     .with_context(|| format!("writing {}", Path::new(&path).display()))?;
             }
@@ -302,24 +349,24 @@ fn latency_row(
 }
 
 fn arm_table(text: &mut String, arm: &ArmReport) {
-    let targets: Vec<String> = arm.plan.targets.iter().map(|target| target.to_string()).collect();
-    let _ = writeln!(text, "\n{} → {}", arm.plan.arm.name(), targets.join(", "));
-    if let Some(remark) = &arm.plan.routes.remark {
+    let targets: Vec<String> = arm.targets.iter().map(|target| target.to_string()).collect();
+    let _ = writeln!(text, "\n{} → {}", arm.arm.name(), targets.join(", "));
+    if let Some(remark) = &arm.routes.remark {
         let _ = writeln!(text, "  note: {remark}");
     }
-    let cut_short = if arm.interrupted { ", interrupted" } else { "" };
+    let cut_short = if arm.finished.interrupted { ", interrupted" } else { "" };
     let _ = writeln!(
         text,
         "  {:.1} s measured{cut_short}, {} answered, {:.0}/s, load generator CPU {:.2} s{}",
-        arm.seconds,
-        arm.answered,
+        arm.finished.seconds,
+        arm.finished.answered,
         arm.per_second(),
-        arm.cpu_seconds,
+        arm.finished.cpu_seconds,
         arm.cpu_us_per_answer().map_or(String::new(), |us| format!(" ({us:.2} µs each)")),
     );
     latency_header(text);
     for (measure, name) in Measure::ALL {
-        let latency = arm.tally.latency(*measure);
+        let latency = arm.finished.tally.latency(*measure);
         let values = summary(latency);
         if latency.histogram().is_empty() {
             continue;
@@ -327,12 +374,13 @@ fn arm_table(text: &mut String, arm: &ArmReport) {
         let cells = TABLE_COLUMNS.iter().filter_map(|column| values.get(column)).copied();
         latency_row(text, name, Some(latency.histogram().len()), cells.map(|ns| ns as f64));
     }
-    for (backend, devices) in &arm.tally.placed {
-        let _ = writeln!(text, "  {devices:>8} devices on {backend}");
+    let (placed, _) = arm.subject.nouns();
+    for (backend, devices) in &arm.finished.tally.placed {
+        let _ = writeln!(text, "  {devices:>8} {placed} on {backend}");
     }
     let mut line_len = usize::MAX;
     for (count, name) in Count::ALL {
-        let value = arm.tally.get(*count);
+        let value = arm.finished.tally.get(*count);
         if value == 0 && !Count::WRONG.contains(count) {
             continue;
         }
