@@ -185,11 +185,8 @@ impl<'s> Connection<'s> {
         let Ok(login) = serde_json::from_slice::<Login<'_>>(body) else {
             return Some(self.bad_frame());
         };
-        let name = match (self.server.wildcard, self.stream.local_addr()) {
-            (true, Ok(address)) => address.to_string().into(),
-            _ => self.server.name.as_str().into(),
-        };
-        let ack = LoginAck { server: name, devid: login.devid };
+        let name = self.server.name_on(&self.stream);
+        let ack = LoginAck { server: name.into(), devid: login.devid };
         let Ok(body) = serde_json::to_vec(&ack) else { return Some(self.bad_frame()) };
         if body.len() > usize::from(u16::MAX) {
             return Some(self.bad_frame());

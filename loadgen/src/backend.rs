@@ -20,6 +20,7 @@ use crate::frame::FRAME_LEN_MAX;
 use crate::machine;
 use crate::report::write_json;
 use crate::units::Fault;
+use crate::web;
 
 /// Connections the kernel may complete before we accept them.
 const BACKLOG: i32 = 4_096;
@@ -41,8 +42,12 @@ pub struct Statistics {
     pub logins: u64,
     /// Heartbeats answered.
     pub heartbeats: u64,
-    /// Data frames read.
+    /// Data frames, or WebSocket messages, read.
     pub data_frames: u64,
+    /// HTTP requests answered.
+    pub requests: u64,
+    /// Connections upgraded to WebSocket.
+    pub upgrades: u64,
     /// Bytes read.
     pub bytes_in: u64,
     /// Bytes answered.
@@ -144,12 +149,14 @@ fn print_reports(reports: &[ServerReport]) -> anyhow::Result<()> {
         writeln!(
             out,
             "{server}{fault}: accepted {} (at most {} at a time), logins {}, heartbeats {}, data \
-             {}, bytes in {} out {}, ended by FIN {}, by error {}, by fault {}, bad frames {}",
+             {}, requests {}, upgrades {}, bytes in {} out {}, ended by FIN {}, by error {}, by fault {}, bad frames {}",
             s.accepted,
             s.open_most,
             s.logins,
             s.heartbeats,
             s.data_frames,
+            s.requests,
+            s.upgrades,
             s.bytes_in,
             s.bytes_out,
             s.ended_by_fin,
@@ -264,7 +271,11 @@ async fn accept(server: Rc<Server>, listener: TcpListener) {
 async fn serve(server: Rc<Server>, stream: TcpStream) {
     let ended = match server.fault {
         Some(Fault::Stall) => stall(&stream).await,
-        _ => Connection::new(&server, stream).serve().await,
+        _ => match server.mode {
+            AnswerMode::Http => web::backend::http(&server, stream).await,
+            AnswerMode::Ws => web::backend::ws(&server, stream).await,
+            AnswerMode::Ack | AnswerMode::Echo => Connection::new(&server, stream).serve().await,
+        },
     };
     server.note(|s| {
         s.open -= 1;
@@ -287,6 +298,14 @@ async fn stall(stream: &TcpStream) -> Ended {
 }
 
 impl Server {
+    /// What it calls itself on this connection.
+    pub fn name_on(&self, stream: &TcpStream) -> String {
+        match (self.wildcard, stream.local_addr()) {
+            (true, Ok(address)) => address.to_string(),
+            _ => self.name.clone(),
+        }
+    }
+
     /// Books something.
     pub fn note(&self, note: impl FnOnce(&mut Statistics)) {
         note(&mut self.statistics.borrow_mut());

@@ -1,10 +1,14 @@
 //! The command line: what can be asked for, and the small languages of its values.
 
+mod web;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use web::{Heartbeat, HttpArgs, Verify, WebArgs, WsArgs};
 
 use crate::units::{Fault, FaultAt, IdTemplate, Kill, Splits};
 use crate::units::{parse_duration, parse_rate, parse_size};
@@ -28,6 +32,10 @@ pub enum Role {
     Devices(Box<DevicesArgs>),
     /// Be the message servers: acknowledge logins and heartbeats, echo data, fail on request
     Backend(BackendArgs),
+    /// Be callers: HTTP requests at a rate, each answer checked
+    Http(Box<HttpArgs>),
+    /// Be WebSocket clients: upgrade, beat, send, verify every message that comes back
+    Ws(Box<WsArgs>),
     /// Be both: random sizes, splits and half-closes in both directions at once, byte-exact
     Soak(SoakArgs),
 }
@@ -145,11 +153,12 @@ pub struct BackendArgs {
     /// Address of the first server (port 0: any free ports)
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:9101")]
     pub base: SocketAddr,
-    /// What answers data: ack (sequence number and checksum) or echo (the very frame)
+    /// What it speaks and answers: frames with ack (sequence number and checksum) or echo (the very
+    /// frame); http with what it received; ws with the very message
     #[arg(long, default_value = "echo")]
     pub mode: AnswerMode,
     /// FAULT or SERVER:FAULT (servers count from 0): refuse, noaccept, stall, silent, reset, slow,
-    /// slow=TIME, close-after=FRAMES
+    /// slow=TIME, close-after=FRAMES (answers, with http and ws)
     #[arg(long, value_name = "FAULT")]
     pub fault: Vec<FaultAt>,
     /// Largest frame accepted
@@ -234,6 +243,10 @@ pub enum AnswerMode {
     Ack,
     /// The very frame.
     Echo,
+    /// Not frames but HTTP/1.1: what was received, as JSON.
+    Http,
+    /// Not frames but WebSocket: the very message.
+    Ws,
 }
 
 impl BackendArgs {

@@ -1,6 +1,7 @@
 //! What a run counts and measures. Every counter is named here, once.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use hdrhistogram::Histogram;
 
@@ -95,6 +96,26 @@ counters! {
     Killed = "killed",
     /// Logins after a loss.
     Reconnected = "reconnected",
+    /// WebSocket: connections that were upgraded.
+    Upgraded = "upgraded",
+    /// WebSocket: clients that were upgraded at least once.
+    ClientsUpgraded = "clients_upgraded",
+    /// WebSocket: clients that had been upgraded and were not connected at the end.
+    ClientsGone = "clients_gone",
+    /// WebSocket: upgrades answered with another status than 101.
+    UpgradeRefused = "upgrade_refused",
+    /// WebSocket: upgrades that were not answered in time.
+    UpgradeTimeout = "upgrade_timeout",
+    /// WebSocket: our close frame was answered with one.
+    CloseAnswered = "close_answered",
+    /// WebSocket: our close frame was not answered.
+    CloseUnanswered = "close_unanswered",
+    /// HTTP: requests that were not answered in time.
+    ResponseTimeout = "response_timeout",
+    /// HTTP: requests that found their kept connection closed before they were sent.
+    FoundClosed = "found_closed",
+    /// HTTP: answers with another status than expected.
+    StatusUnexpected = "status_unexpected",
 }
 
 impl Count {
@@ -106,6 +127,7 @@ impl Count {
         Count::OutOfOrder,
         Count::Corrupted,
         Count::Foreign,
+        Count::StatusUnexpected,
     ];
 
     /// Anything here means that a connection did not live as its device wanted.
@@ -121,7 +143,22 @@ impl Count {
         Count::LoginTimeout,
         Count::ReaderIdle,
         Count::FinUnanswered,
+        Count::UpgradeRefused,
+        Count::UpgradeTimeout,
+        Count::CloseUnanswered,
+        Count::ResponseTimeout,
     ];
+
+    /// What an attempt that failed so is counted as.
+    pub fn of_connect(error: &std::io::Error) -> Count {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::ConnectionRefused, _) => Count::ConnectRefused,
+            (ErrorKind::TimedOut, _) => Count::ConnectTimeout,
+            (ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse, _) => Count::ConnectNoPort,
+            (_, Some(libc::EMFILE | libc::ENFILE)) => Count::ConnectNoDescriptor,
+            _ => Count::ConnectOther,
+        }
+    }
 
     /// The name in the JSON report.
     pub fn name(self) -> &'static str {
@@ -239,6 +276,14 @@ impl Tally {
     /// Forgets what was measured so far; counters stay.
     pub fn clear(&mut self, measure: Measure) {
         self.latencies[measure as usize] = Latency::new();
+    }
+
+    /// Books an answer or a client of this backend.
+    pub fn place(&mut self, backend: &str) {
+        match self.placed.get_mut(backend) {
+            Some(placed) => *placed += 1,
+            None => drop(self.placed.insert(backend.to_string(), 1)),
+        }
     }
 
     /// Adds what another thread found out.

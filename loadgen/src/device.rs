@@ -194,19 +194,17 @@ async fn connect_and_stay(squad: &Squad, n: usize) -> Ended {
     ended
 }
 
-async fn dial(source: Option<IpAddr>, target: SocketAddr) -> std::io::Result<TcpStream> {
+/// Connects, from this address if there is one.
+///
+/// # Errors
+/// What the kernel says; see [`Count::of_connect`].
+pub async fn dial(source: Option<IpAddr>, target: SocketAddr) -> std::io::Result<TcpStream> {
     let socket = crate::machine::open_socket(source, target)?;
     TcpSocket::from_std_stream(socket.into()).connect(target).await
 }
 
 fn connect_failed(squad: &Squad, n: usize, error: &Error) -> Ended {
-    let kind = match (error.kind(), error.raw_os_error()) {
-        (ErrorKind::ConnectionRefused, _) => Count::ConnectRefused,
-        (ErrorKind::TimedOut, _) => Count::ConnectTimeout,
-        (ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse, _) => Count::ConnectNoPort,
-        (_, Some(libc::EMFILE | libc::ENFILE)) => Count::ConnectNoDescriptor,
-        _ => Count::ConnectOther,
-    };
+    let kind = Count::of_connect(error);
     let mut device = squad.devices[n].borrow_mut();
     squad
         .tally

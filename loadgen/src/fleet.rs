@@ -1,5 +1,6 @@
 //! A run of devices: its arms, and what remains to be said.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::bail;
@@ -31,7 +32,8 @@ pub fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     report.publish()
 }
 
-type Way = (Vec<std::net::SocketAddr>, Routes);
+/// Where to connect, and where to land.
+pub type Way = (Vec<SocketAddr>, Routes);
 
 /// The arms in the order in which they run: first direct, then through the gateway.
 fn plans(args: &DevicesArgs) -> anyhow::Result<Vec<(Arm, Way)>> {
@@ -40,8 +42,17 @@ fn plans(args: &DevicesArgs) -> anyhow::Result<Vec<(Arm, Way)>> {
         Some(config) => Some(Routes::of_gateway(config, args.target.first().copied())?),
         None => None,
     };
+    ways(table, &args.target, args.direct.as_deref())
+}
+
+/// Both ways, as far as they were asked for, with the table that holds on them.
+pub fn ways(
+    table: Option<Routes>,
+    target: &[SocketAddr],
+    direct: Option<&[SocketAddr]>,
+) -> anyhow::Result<Vec<(Arm, Way)>> {
     let mut plans = Vec::new();
-    if let Some(addresses) = &args.direct {
+    if let Some(addresses) = direct {
         let routes = match (&table, addresses.is_empty()) {
             (_, false) => Routes::crc32_mod(addresses),
             (Some(table), true) => table.clone(),
@@ -49,12 +60,12 @@ fn plans(args: &DevicesArgs) -> anyhow::Result<Vec<(Arm, Way)>> {
         };
         plans.push((Arm::Direct, (routes.addresses()?, routes)));
     }
-    if !args.target.is_empty() {
-        let routes = table.unwrap_or_else(|| match &args.direct {
+    if !target.is_empty() {
+        let routes = table.unwrap_or_else(|| match direct {
             Some(addresses) => Routes::crc32_mod(addresses),
             None => Routes::unknown("routing is not checked without --config"),
         });
-        plans.push((Arm::Gateway, (args.target.clone(), routes)));
+        plans.push((Arm::Gateway, (target.to_vec(), routes)));
     }
     if plans.is_empty() {
         bail!("nothing to do: give --target, --direct, or both");

@@ -1,5 +1,5 @@
 //! The load generator: a fleet of netty heartbeat clients, and the message servers behind the
-//! gateway. See docs/loadgen.md.
+//! gateway; callers over HTTP and WebSocket and what answers them. See docs/loadgen.md.
 
 mod answer;
 mod backend;
@@ -20,8 +20,10 @@ mod random;
 mod report;
 mod soak;
 mod squad;
+mod template;
 pub mod units;
 mod verify;
+mod web;
 mod window;
 
 use std::process::ExitCode;
@@ -35,6 +37,8 @@ pub fn main() -> ExitCode {
     let outcome = match Cli::parse().role {
         Role::Devices(args) => fleet::run(&args),
         Role::Backend(args) => backend::run(&args),
+        Role::Http(args) => web::http::run(&args),
+        Role::Ws(args) => web::ws::run(&args),
         Role::Soak(args) => soak::run(&args),
     };
     match outcome {

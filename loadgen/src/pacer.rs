@@ -29,9 +29,45 @@ impl Schedule {
         self.start_ns + (self.position as f64 * self.interval_ns) as u64
     }
 
+    /// Its number over all threads, from 0.
+    pub fn position(&self) -> u64 {
+        self.position
+    }
+
     /// Goes on to the message after it.
     pub fn advance(&mut self) {
         self.position += self.stride;
+    }
+}
+
+/// Messages sent before others may read.
+const BURST_MAX: u32 = 32;
+
+/// Open loop: hands out what is due with its number and moment, sleeps until the next message is.
+///
+/// # Errors
+/// When there is no timer to be had.
+pub async fn pace(
+    mut schedule: Schedule,
+    now_ns: impl Fn() -> u64,
+    mut send: impl FnMut(u64, u64),
+) -> std::io::Result<()> {
+    let alarm = Alarm::new()?;
+    let mut burst = 0;
+    loop {
+        let (now_ns, due_ns) = (now_ns(), schedule.due_ns());
+        if due_ns > now_ns {
+            burst = 0;
+            alarm.sleep(Duration::from_nanos(due_ns - now_ns)).await?;
+            continue;
+        }
+        send(schedule.position(), due_ns);
+        schedule.advance();
+        burst += 1;
+        if burst == BURST_MAX {
+            burst = 0;
+            tokio::task::yield_now().await;
+        }
     }
 }
 

@@ -64,7 +64,7 @@ impl Subject {
         match self {
             Subject::Devices => (Count::DevicesLoggedIn, "devices never logged in"),
             Subject::Http => (Count::Received, "requests expected and none answered"),
-            Subject::WebSocket => (Count::DevicesLoggedIn, "clients never upgraded"),
+            Subject::WebSocket => (Count::ClientsUpgraded, "clients never upgraded"),
         }
     }
 }
@@ -152,7 +152,7 @@ impl ArmReport {
         if missing > 0 && !self.finished.interrupted {
             faults.push(format!("{missing} {what}"));
         }
-        let gone = tally.get(Count::DevicesGone);
+        let gone = tally.get(Count::DevicesGone) + tally.get(Count::ClientsGone);
         if gone > 0 {
             faults.push(format!("{gone} {} gone at the end", self.subject.nouns().1));
         }
@@ -262,7 +262,8 @@ impl Report {
     }
 
     fn both(&self) -> Option<(&Tally, &Tally)> {
-        let of = |wanted| self.arms.iter().find(|arm| arm.arm == wanted).map(|arm| &arm.finished.tally);
+        let of =
+            |wanted| self.arms.iter().find(|arm| arm.arm == wanted).map(|arm| &arm.finished.tally);
         Some((of(Arm::Direct)?, of(Arm::Gateway)?))
     }
 

@@ -15,14 +15,12 @@ use crate::device::{self, Device, Order};
 use crate::frame::FRAME_LEN_MAX;
 use crate::live::Live;
 use crate::oracle::Home;
-use crate::pacer::{Alarm, Schedule};
+use crate::pacer::{self, Schedule};
 use crate::plan::Plan;
 use crate::random::{Random, mix};
 
 /// How exact heartbeats and idle times are.
 const TICK: Duration = Duration::from_millis(10);
-/// Messages the pacer sends before it lets devices read.
-const BURST_MAX: u32 = 32;
 /// One buffer per thread, large enough to empty a busy socket in a few reads.
 const READ_BUFFER_LEN: usize = 4 * FRAME_LEN_MAX;
 
@@ -216,29 +214,14 @@ impl Squad {
     }
 
     /// Open loop: sends what is due, sleeps until the next message is.
-    async fn pace(self: Rc<Squad>, mut schedule: Schedule) {
-        let alarm = match Alarm::new() {
-            Ok(alarm) => alarm,
-            Err(error) => panic!("a timer for the open loop: {error}"),
-        };
-        let mut burst = 0;
-        loop {
-            let now_ns = self.now_ns();
-            let due_ns = schedule.due_ns();
-            if due_ns > now_ns {
-                burst = 0;
-                if let Err(error) = alarm.sleep(Duration::from_nanos(due_ns - now_ns)).await {
-                    panic!("sleeping until the next message: {error}");
-                }
-                continue;
-            }
-            self.send_due(due_ns, now_ns);
-            schedule.advance();
-            burst += 1;
-            if burst == BURST_MAX {
-                burst = 0;
-                tokio::task::yield_now().await;
-            }
+    async fn pace(self: Rc<Squad>, schedule: Schedule) {
+        let paced = pacer::pace(
+            schedule,
+            || self.now_ns(),
+            |_, due_ns| self.send_due(due_ns, self.now_ns()),
+        );
+        if let Err(error) = paced.await {
+            panic!("a timer for the open loop: {error}");
         }
     }
 
@@ -337,7 +320,7 @@ impl Squad {
 }
 
 /// Polls a condition until it holds or the time is over.
-async fn wait_until(time_max: Duration, condition: impl Fn() -> bool) {
+pub async fn wait_until(time_max: Duration, condition: impl Fn() -> bool) {
     let deadline = Instant::now() + time_max;
     while !condition() && Instant::now() < deadline {
         tokio::time::sleep(Duration::from_millis(2)).await;
