@@ -35,6 +35,8 @@ use crate::squad::{Command, wait_until};
 
 /// Requests that may wait for a connection, per thread.
 const QUEUE_LEN_MAX: usize = 1 << 20;
+/// How many requests a lane looks at for one of its own.
+const SEARCH_MAX: u32 = 10_000;
 /// Largest body of an answer, bytes.
 const ANSWER_LEN_MAX: usize = 64 << 20;
 /// How often counters are shown to others.
@@ -116,8 +118,16 @@ struct Job {
 /// Requests for the same connections. Through a gateway there is one; direct, one per backend.
 #[derive(Default)]
 struct Lane {
+    /// Of closed loops: the next request that may be this lane's.
+    next: Cell<u64>,
     jobs: RefCell<VecDeque<Job>>,
     due: Notify,
+}
+
+impl Lane {
+    fn starting(first: u32) -> Lane {
+        Lane { next: Cell::new(first.into()), ..Lane::default() }
+    }
 }
 
 /// What the connections of one thread share.
@@ -131,8 +141,6 @@ struct Callers {
     live: Arc<Live>,
     /// Requests due and not answered.
     outstanding: Cell<u64>,
-    /// Of closed loops: the next request's number.
-    next: Cell<u64>,
     loading: Cell<bool>,
     leaving: Cell<bool>,
     settled: Cell<u64>,
@@ -152,11 +160,10 @@ impl Callers {
             plan,
             pool,
             share,
-            lanes: (0..lanes).map(|_| Lane::default()).collect(),
+            lanes: (0..lanes).map(|_| Lane::starting(share.0)).collect(),
             tally: RefCell::new(Tally::new()),
             live,
             outstanding: Cell::new(0),
-            next: Cell::new(share.0.into()),
             loading: Cell::new(false),
             leaving: Cell::new(false),
             settled: Cell::new(0),
@@ -234,18 +241,31 @@ impl Callers {
     }
 
     fn enqueue(&self, job: Job) {
-        let turn = (job.sequence / u64::from(self.share.1)) as usize % self.lanes.len();
-        let place = match (self.plan.arm, self.plan.home(self.number(job.sequence))) {
-            (Arm::Direct, Home::At(place)) => place,
-            _ => turn,
-        };
-        let lane = &self.lanes[place];
+        let lane = &self.lanes[self.lane_of(job.sequence)];
         if lane.jobs.borrow().len() >= QUEUE_LEN_MAX {
             return self.tally.borrow_mut().count(Count::QueueFull);
         }
         self.outstanding.set(self.outstanding.get() + 1);
         lane.jobs.borrow_mut().push_back(job);
         lane.due.notify_one();
+    }
+
+    /// Whose request it is.
+    fn lane_of(&self, sequence: u64) -> usize {
+        match (self.plan.arm, self.plan.home(self.number(sequence))) {
+            (Arm::Direct, Home::At(place)) => place,
+            _ => (sequence / u64::from(self.share.1)) as usize % self.lanes.len(),
+        }
+    }
+
+    /// Of closed loops: a request that is this lane's; `None` if there seems to be none.
+    fn next_of(&self, lane: usize) -> Option<u64> {
+        let next = &self.lanes[lane].next;
+        (0..SEARCH_MAX).find_map(|_| {
+            let sequence = next.get();
+            next.set(sequence + u64::from(self.share.1));
+            (self.lane_of(sequence) == lane).then_some(sequence)
+        })
     }
 
     /// The number of a request's templates.
@@ -260,7 +280,7 @@ impl Callers {
 
     /// The next request of a lane; `None` when it is time to leave.
     async fn next_job(&self, lane: usize) -> Option<Job> {
-        let Lane { jobs, due } = &self.lanes[lane];
+        let Lane { jobs, due, .. } = &self.lanes[lane];
         loop {
             let woken = due.notified();
             if self.leaving.get() {
@@ -269,9 +289,8 @@ impl Callers {
             if let Some(job) = jobs.borrow_mut().pop_front() {
                 return Some(job);
             }
-            if self.args.closed && self.loading.get() {
-                let sequence = self.next.get();
-                self.next.set(sequence + u64::from(self.share.1));
+            let closed = self.args.closed && self.loading.get();
+            if let Some(sequence) = closed.then(|| self.next_of(lane)).flatten() {
                 self.outstanding.set(self.outstanding.get() + 1);
                 return Some(Job { sequence, due_ns: self.plan.now_ns() });
             }
@@ -402,13 +421,15 @@ impl Callers {
             };
         }
         let now_ns = self.plan.now_ns();
-        // Closed loops have no intention: they count from the send call.
-        let due_ns = if self.args.closed { now_ns } else { job.due_ns };
+        // Of closed loops: when the connection was free for it.
+        let due_ns = job.due_ns;
         if !std::mem::replace(sent, true) {
             let mut tally = self.tally.borrow_mut();
             tally.count(Count::Sent);
             tally.count_many(Count::BytesSent, asked.body.len() as u64);
-            tally.record(Measure::SendLag, now_ns.saturating_sub(due_ns));
+            if self.args.rate.is_some() {
+                tally.record(Measure::SendLag, now_ns.saturating_sub(due_ns));
+            }
         }
         let response = match sender.try_send_request(request).await {
             Ok(response) => response,
