@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
-use http_body_util::{BodyExt, Full, Limited};
+use http_body_util::Full;
 use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -19,7 +19,7 @@ use hyper_util::rt::TokioIo;
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::check::{self, Asked};
+use super::check::Asked;
 use super::{REQUEST_HEADER, WebPlan, plans};
 use crate::cli::HttpArgs;
 use crate::counters::{Count, Measure, Tally};
@@ -33,12 +33,14 @@ use crate::random::PayloadPool;
 use crate::report::{ArmReport, Report, Subject};
 use crate::squad::{Command, wait_until};
 
+mod exchange;
+
+use exchange::{Exchange, Failure};
+
 /// Requests that may wait for a connection, per thread.
 const QUEUE_LEN_MAX: usize = 1 << 20;
 /// How many requests a lane looks at for one of its own.
 const SEARCH_MAX: u32 = 10_000;
-/// Largest body of an answer, bytes.
-const ANSWER_LEN_MAX: usize = 64 << 20;
 /// How often counters are shown to others.
 const PUBLISH_PERIOD: Duration = Duration::from_millis(10);
 
@@ -329,10 +331,11 @@ impl Callers {
                 return None;
             }
         };
-        let mut tally = self.tally.borrow_mut();
-        tally.count(Count::Connected);
-        tally.record(Measure::Connect, self.plan.now_ns() - started_ns);
-        drop(tally);
+        {
+            let mut tally = self.tally.borrow_mut();
+            tally.count(Count::Connected);
+            tally.record(Measure::Connect, self.plan.now_ns() - started_ns);
+        }
         // Nothing is sent yet, so nothing can fail yet.
         let (sender, driver) = handshake(TokioIo::new(stream)).await.ok()?;
         tokio::task::spawn_local(driver);
@@ -359,7 +362,8 @@ impl Callers {
         let home = self.plan.home(number);
         let asked = Asked { number, sequence: job.sequence, head: &head, body, home };
         let mut request = self.request(&asked);
-        let (mut sent, mut fresh) = (false, false);
+        let exchange = Exchange { asked, due_ns: job.due_ns, sent: Cell::new(false) };
+        let mut fresh = false;
         // A kept connection may turn out to be closed before anything was sent on it: once more.
         loop {
             let mut sender = match link.take().filter(|sender| !sender.is_closed()) {
@@ -373,8 +377,8 @@ impl Callers {
                 }
             };
             self.open.set(self.open.get() + 1);
-            let exchange = self.exchange(&mut sender, request, (&asked, job), &mut sent);
-            let outcome = tokio::time::timeout(self.args.timeout, exchange).await;
+            let answer = self.exchange(&mut sender, request, &exchange);
+            let outcome = tokio::time::timeout(self.args.timeout, answer).await;
             self.open.set(self.open.get() - 1);
             match outcome {
                 Ok(Ok(())) => return Some(sender).filter(|_| self.args.keep_alive),
@@ -405,60 +409,6 @@ impl Callers {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         request
-    }
-
-    async fn exchange(
-        &self,
-        sender: &mut Sender,
-        request: Request<Full<Bytes>>,
-        (asked, job): (&Asked<'_>, &Job),
-        sent: &mut bool,
-    ) -> Result<(), Failure> {
-        if let Err(closed) = sender.ready().await {
-            return match closed.is_closed() {
-                true => Err(Failure::Unsent(Box::new(request))),
-                false => Err(Failure::of(&closed)),
-            };
-        }
-        let now_ns = self.plan.now_ns();
-        // Of closed loops: when the connection was free for it.
-        let due_ns = job.due_ns;
-        if !std::mem::replace(sent, true) {
-            let mut tally = self.tally.borrow_mut();
-            tally.count(Count::Sent);
-            tally.count_many(Count::BytesSent, asked.body.len() as u64);
-            if self.args.rate.is_some() {
-                tally.record(Measure::SendLag, now_ns.saturating_sub(due_ns));
-            }
-        }
-        let response = match sender.try_send_request(request).await {
-            Ok(response) => response,
-            Err(mut unsent) => {
-                return Err(match unsent.take_message() {
-                    Some(request) => Failure::Unsent(Box::new(request)),
-                    None => Failure::of(unsent.error()),
-                });
-            }
-        };
-        let first_ns = self.plan.now_ns();
-        let (head, body) = response.into_parts();
-        let body = match Limited::new(body, ANSWER_LEN_MAX).collect().await {
-            Ok(body) => body.to_bytes(),
-            Err(error) => {
-                return Err(match error.downcast_ref::<hyper::Error>() {
-                    Some(error) => Failure::of(error),
-                    None => Failure::Broken(Count::Corrupted, error.to_string()),
-                });
-            }
-        };
-        let now_ns = self.plan.now_ns();
-        let mut tally = self.tally.borrow_mut();
-        tally.count(Count::Received);
-        tally.count_many(Count::BytesReceived, body.len() as u64);
-        tally.record(Measure::FirstReply, first_ns.saturating_sub(due_ns));
-        tally.record(Measure::RoundTrip, now_ns.saturating_sub(due_ns));
-        check::answer((&self.args, &self.plan), &mut tally, asked, (&head, &body));
-        Ok(())
     }
 
     /// Books a request that nobody answered.
@@ -502,34 +452,5 @@ impl Callers {
 
     fn publish(&self) {
         self.live.publish(&self.tally.borrow(), self.open.get(), self.settled.get());
-    }
-}
-
-/// Why there is no answer.
-enum Failure {
-    /// The connection was closed already; nothing was sent.
-    Unsent(Box<Request<Full<Bytes>>>),
-    /// Counted as this.
-    Broken(Count, String),
-}
-
-impl Failure {
-    fn of(error: &hyper::Error) -> Failure {
-        let mut text = error.to_string();
-        let mut reset = false;
-        let mut cause = std::error::Error::source(error);
-        while let Some(inner) = cause {
-            text.push_str(&format!(": {inner}"));
-            let io = inner.downcast_ref::<std::io::Error>();
-            reset |= io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionReset);
-            cause = inner.source();
-        }
-        let count = match () {
-            () if error.is_parse() => Count::Corrupted,
-            () if reset => Count::PeerReset,
-            () if error.is_incomplete_message() || error.is_canceled() => Count::PeerClosed,
-            () => Count::PeerOther,
-        };
-        Failure::Broken(count, text)
     }
 }
