@@ -66,6 +66,7 @@ pub mod end;
 pub mod explain;
 pub mod fetch;
 pub mod frame;
+pub mod http;
 pub mod input;
 pub mod key;
 mod listen;
