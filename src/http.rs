@@ -12,20 +12,20 @@
 //!             changes a byte)              response::read → rewrite::response_head → client
 //! ```
 
-//X pub mod access;
+pub mod access;
 pub mod body;
 mod chunk;
-//X pub mod client;
+pub mod client;
 pub mod fields;
 pub mod head;
-//X pub mod reply;
+pub mod reply;
 pub mod request;
 pub mod response;
-//X pub mod rewrite;
-//X pub mod rule;
+pub mod rewrite;
+pub mod rule;
 pub mod target;
-//X pub mod template;
-//X pub mod value;
+pub mod template;
+pub mod value;
 
 /// A stretch of the buffer that a head was read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

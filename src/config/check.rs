@@ -4,6 +4,7 @@
 //! nothing that depends on it is reported again.
 
 mod frame;
+mod http;
 mod listener;
 mod pool;
 mod process;
@@ -36,6 +37,8 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -127,6 +130,7 @@ impl<'a> Checker<'a> {
             warnings: Vec::new(),
             bound: Vec::new(),
             declared: None,
+            declared_lookups: None,
         };
         for early in early {
             match early {
@@ -149,11 +153,13 @@ impl Checker<'_> {
     fn file(&mut self, raw: raw::File) -> Option<Config> {
         let root = Path::default();
         let pools = self.pools(raw.pool, &root.key("pool"));
+        let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();
         self.pools_unused();
+        self.lookups_unused();
         let sockets = match (&pools, &listeners) {
             (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
             _ => None,
@@ -165,6 +171,7 @@ impl Checker<'_> {
             log: log?,
             listeners: listeners?,
             pools: pools?,
+            lookups: lookups?,
         })
     }
 

@@ -213,7 +213,7 @@ const HOST_LEN_MAX: usize = 255;
 
 /// "name", "name:port", "1.2.3.4:port" or "[v6]:port". Names are narrower than a URL's: letters,
 /// digits and "-._~", which is what DNS and people use.
-fn is_authority(authority: &[u8]) -> bool {
+pub(super) fn is_authority(authority: &[u8]) -> bool {
     let (host, port) = split_port(authority);
     let port_good = port.is_none_or(|port| {
         // An empty port is a URL's default one.
