@@ -5,6 +5,7 @@
 
 mod frame;
 mod health;
+mod http;
 mod listener;
 mod pool;
 mod probe;
@@ -44,6 +45,8 @@ pub struct Checker<'a> {
     pending_checks: Vec<probe::Pending>,
     /// What backends of the pool at hand bear by their own tables.
     own_limits: Vec<(Address, Limits)>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -143,6 +146,7 @@ impl<'a> Checker<'a> {
             headers: Vec::new(),
             pending_checks: Vec::new(),
             own_limits: Vec::new(),
+            declared_lookups: None,
         };
         for early in early {
             match early {
@@ -165,12 +169,14 @@ impl Checker<'_> {
     fn file(&mut self, raw: raw::File) -> Option<Config> {
         let root = Path::default();
         let pools = self.pools(raw.pool, &root.key("pool"));
+        let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
         let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();
         self.pools_unused();
+        self.lookups_unused();
         let sockets = match (&pools, &listeners) {
             (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
             _ => None,
@@ -182,6 +188,7 @@ impl Checker<'_> {
             log: log?,
             listeners: listeners?,
             pools: pools?,
+            lookups: lookups?,
         })
     }
 

@@ -29,11 +29,8 @@ impl Checker<'_> {
         slot: Slot<Entries<raw::Pool>>,
         path: &Path,
     ) -> Option<Vec<Pool>> {
-        let valid = "at least one table [pool.NAME]";
-        let Entries(mut entries) = self.required(slot, path, valid)?;
-        if entries.is_empty() {
-            self.missing(path, valid);
-        }
+        // A file may do without, if its requests go to lookups.
+        let Entries(mut entries) = self.or(slot, path, Entries::default())?;
         // The TOML library sorts tables by name; a pool's place in the file is its key's.
         entries.sort_by_key(|(name, _)| self.document.key_offset(&path.key(name)));
         let mut declared = Vec::new();
