@@ -81,5 +81,7 @@ pub mod run;
 mod session;
 pub mod shard;
 pub mod source;
+mod stream;
 mod sys;
 pub mod table;
+mod tls;
