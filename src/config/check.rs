@@ -21,6 +21,7 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
+use super::value::{OneOf, ProtocolName};
 use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
@@ -90,6 +91,17 @@ pub fn check(
         warnings: checker.warnings,
         config: config.filter(|_| faultless),
     }
+}
+
+/// Whether a listener speaks http, as far as can be said before listeners are checked.
+fn has_http(listeners: &Slot<Vec<Slot<raw::Listener>>>) -> bool {
+    let Slot::Present(listeners) = listeners else { return false };
+    listeners.iter().any(|listener| match listener {
+        Slot::Present(listener) => {
+            matches!(listener.protocol, Slot::Present(OneOf(ProtocolName::Http)))
+        }
+        Slot::Absent | Slot::Wrong(_) => false,
+    })
 }
 
 /// Checks a file of backends.
@@ -168,7 +180,11 @@ impl<'a> Checker<'a> {
 impl Checker<'_> {
     fn file(&mut self, raw: raw::File) -> Option<Config> {
         let root = Path::default();
-        let pools = self.pools(raw.pool, &root.key("pool"));
+        let pools = match raw.pool {
+            // Requests may go to lookups, or be answered here.
+            Slot::Absent if has_http(&raw.listener) => self.no_pools(),
+            pools => self.pools(pools, &root.key("pool")),
+        };
         let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
         let pools = self.checks(pools);

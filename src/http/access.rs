@@ -1,7 +1,7 @@
 //! Lines of the access log, in nginx's `log_format` or as JSON.
 //!
-//! A format is read once. What it wants of a request is taken when the request arrives, for its head
-//! does not outlive its forwarding; the rest is filled in when the exchange is over.
+//! A format is read once. What it wants of a request is taken when the request arrives, for its
+//! head does not outlive its forwarding; the rest is filled in when the exchange is over.
 
 mod escape;
 mod time;
@@ -47,8 +47,8 @@ pub enum AccessTarget {
     },
 }
 
-/// What stands for the backend in the name of a file when there was none, or its name cannot be part
-/// of a file's.
+/// What stands for the backend in the name of a file when there was none, or its name cannot be
+/// part of a file's.
 const NO_BACKEND: &str = "none";
 
 impl AccessTarget {

@@ -1,7 +1,7 @@
 //! Where a body ends, in either direction, as its bytes stream through.
 //!
-//! A body's bytes are passed on as they are. What is counted here is what the other side will count:
-//! chunks are held to a grammar in which there is only one way to read them.
+//! A body's bytes are passed on as they are. What is counted here is what the other side will
+//! count: chunks are held to a grammar in which there is only one way to read them.
 
 use super::Framing;
 use super::chunk::{Chunks, Step};
@@ -106,8 +106,8 @@ impl Body {
         }
     }
 
-    /// Takes as many of `bytes`, which follow those that it was called with before, as belong to the
-    /// body. Never none of them unless it is complete or `bytes` is empty.
+    /// Takes as many of `bytes`, which follow those that it was called with before, as belong to
+    /// the body. Never none of them unless it is complete or `bytes` is empty.
     ///
     /// # Errors
     /// When they cannot be read in one way only. Nothing of `bytes` must be passed on then, and
@@ -125,8 +125,8 @@ impl Body {
     }
 
     /// Takes the next stretch of one kind: what a side needs that gets the data alone, as a client
-    /// who does not know chunks. As long as the body is not complete and `bytes` is not empty, it has
-    /// at least one byte.
+    /// who does not know chunks. As long as the body is not complete and `bytes` is not empty, it
+    /// has at least one byte.
     ///
     /// # Errors
     /// As [`Body::take`].

@@ -287,7 +287,12 @@ pub(super) fn refusal(error: httparse::Error, lines: &[u8], kind: Kind) -> Refus
         httparse::Error::Token if kind == Kind::Request && lines.first() != Some(&b' ') => {
             let method = lines.split(|byte| matches!(byte, b' ' | b'\r')).next();
             let token = method.is_some_and(|m| m.iter().all(|byte| super::is_token_byte(*byte)));
-            if token { Refusal::TargetInvalid } else { Refusal::MethodInvalid }
+            let line = lines.split(|byte| *byte == b'\r').next().unwrap_or_default();
+            match (token, line.split(|byte| *byte == b' ').count()) {
+                (false, _) => Refusal::MethodInvalid,
+                (true, ..=2) => Refusal::RequestLineInvalid,
+                (true, 3..) => Refusal::TargetInvalid,
+            }
         }
         httparse::Error::Token
         | httparse::Error::Version
@@ -314,8 +319,8 @@ fn names_a_version(lines: &[u8], kind: Kind) -> bool {
 
 /// What the fields say about the body's end: `None` if they say nothing.
 ///
-/// Stricter than RFC 9112, 6.3, which lets a receiver repair some of what is refused here: a repaired
-/// message is one that somebody else may repair differently.
+/// Stricter than RFC 9112, 6.3, which lets a receiver repair some of what is refused here: a
+/// repaired message is one that somebody else may repair differently.
 pub(super) fn framing(
     fields: &Fields,
     bytes: &[u8],

@@ -314,8 +314,8 @@ pub fn response_head(
         frame(head.framing, out);
     }
     if head.framing == Framing::None && head.status >= 200 && head.status != 204 {
-        // To HEAD, and 304: the length that a body would have had. It is a number: heads in which it
-        // is not are refused.
+        // To HEAD, and 304: the length that a body would have had. It is a number: heads in which
+        // it is not are refused.
         for value in head.fields.all(bytes, "content-length") {
             field(out, "Content-Length", value);
         }

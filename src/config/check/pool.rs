@@ -29,8 +29,11 @@ impl Checker<'_> {
         slot: Slot<Entries<raw::Pool>>,
         path: &Path,
     ) -> Option<Vec<Pool>> {
-        // A file may do without, if its requests go to lookups.
-        let Entries(mut entries) = self.or(slot, path, Entries::default())?;
+        let valid = "at least one table [pool.NAME]";
+        let Entries(mut entries) = self.required(slot, path, valid)?;
+        if entries.is_empty() {
+            self.missing(path, valid);
+        }
         // The TOML library sorts tables by name; a pool's place in the file is its key's.
         entries.sort_by_key(|(name, _)| self.document.key_offset(&path.key(name)));
         let mut declared = Vec::new();
@@ -51,6 +54,12 @@ impl Checker<'_> {
         }
         self.declared = Some(declared);
         pools.into_iter().collect()
+    }
+
+    /// A file without pools, which is good enough for some.
+    pub(super) fn no_pools(&mut self) -> Option<Vec<Pool>> {
+        self.declared = Some(Vec::new());
+        Some(Vec::new())
     }
 
     fn pool(&mut self, raw: raw::Pool, name: &str, path: &Path) -> Option<Pool> {
