@@ -84,4 +84,4 @@ pub mod source;
 mod stream;
 mod sys;
 pub mod table;
-mod tls;
+pub mod tls;

@@ -8,8 +8,10 @@ mod health;
 pub mod names;
 pub mod page;
 mod process;
+pub mod tls;
 
 pub use health::{HealthCells, Waits};
+pub use tls::TlsCells;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -115,6 +117,8 @@ pub struct ListenerCells {
     pub placing: Durations,
     /// Accept to end.
     pub lives: Lives,
+    /// TLS handshakes that were completed; those that were not are ends.
+    pub tls: TlsCells,
 }
 
 impl Default for ListenerCells {
@@ -129,6 +133,7 @@ impl Default for ListenerCells {
             preface: Durations::default(),
             placing: Durations::default(),
             lives: Lives::default(),
+            tls: TlsCells::default(),
         }
     }
 }

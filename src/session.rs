@@ -1,6 +1,7 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
 mod preface;
+mod secure;
 mod state;
 
 use std::net::SocketAddr;
@@ -18,23 +19,21 @@ use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
-use crate::relay::{Polled, Relay};
+use crate::relay::{Polled, Relay, Relaying, SecureRelay};
 use crate::shard::Shard;
 use crate::shard::admission::{self, Turned};
+use crate::stream::Stream;
 use crate::sys::Socket;
-use crate::table::{Backend, Table};
+use crate::table::{Backend, Pool, Table};
 
 /// Brings a session from its first byte to its backend. From there on its relay is turned by the
 /// shard (`Shard::turn`), and nothing of this is left.
 pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
-    let client = Socket::new(socket);
-    match begin(&shard, &session, &client).await {
-        Ok(begun) => begun.relay(&shard, &session, client),
-        Err(end) => {
-            // Closed first: whoever sees the end counted finds the connection gone.
-            drop(client);
-            shard.end(&session, end);
-        }
+    // With an error the connection is closed before that is counted: whoever sees the end counted
+    // finds it gone.
+    match begin(&shard, &session, Socket::new(socket)).await {
+        Ok(begun) => begun.relay(&shard, &session),
+        Err(end) => shard.end(&session, end),
     }
 }
 
@@ -44,13 +43,16 @@ struct Caller {
     pool: usize,
     /// Reason to give for a first choice.
     placement: Placement,
+    /// Its connection.
+    client: Stream,
     /// What was read, and when.
     first: First,
 }
 
 /// A session that has its backend.
 struct Begun {
-    backend: Socket,
+    client: Stream,
+    backend: Stream,
     identity: Arc<Backend>,
     idle_timeout: Duration,
     /// Whether early ends count.
@@ -62,7 +64,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn relay(self, shard: &Shard, session: &Rc<Session>, client: Socket) {
+    fn relay(self, shard: &Shard, session: &Rc<Session>) {
         if self.ejecting {
             session.turned_after.set(session.accepted.elapsed());
         }
@@ -70,60 +72,91 @@ impl Begun {
         let polled = [Side::Client, Side::Backend].map(|side| {
             if session.signal(side).get().polled { Polled::Before } else { Polled::Not }
         });
-        let relay = Relay::new([client, self.backend], polled, self.identity);
-        *session.relay.borrow_mut() = Some(relay);
         session.interrupt.release();
-        shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
+        match (self.client, self.backend) {
+            (Stream::Plain(client), Stream::Plain(backend)) => {
+                let relay = Relay::new([client, backend], polled, self.identity);
+                *session.relay.borrow_mut() = Some(Relaying::Plain(relay));
+                shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
+            }
+            (client, backend) => {
+                let polled = polled.map(|polled| polled != Polled::Not);
+                let relay = SecureRelay::new([client, backend], polled, self.identity);
+                *session.relay.borrow_mut() = Some(Relaying::Secure(Box::new(relay)));
+                shard.turn_secure(session, |mut turn| turn.begin(&self.unsent));
+            }
+        }
     }
 }
 
-async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
+async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
-    let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = place(shard, session, client, &caller).await?;
-    let (proxy_out, idle_timeout, ejecting) = match &*session.placed.borrow() {
+    let mut caller = read_caller(shard, session, client, listener).await?;
+    let (backend, identity) = match place(shard, session, &caller).await {
+        Ok(placed) => placed,
+        Err(end) => {
+            // A client inside TLS hears that this is the end; one that reads nothing does not.
+            let _unheard = caller.client.tls().is_some().then(|| caller.client.shutdown());
+            return Err(end);
+        }
+    };
+    let (header_first, idle_timeout, ejecting) = match &*session.placed.borrow() {
         Some(Placed { pool, .. }) => {
-            let Settings { proxy_out, idle_timeout, health, .. } = &pool.settings;
-            (*proxy_out, *idle_timeout, health.ejection.is_some())
+            let Settings { proxy_out, tls, idle_timeout, health, .. } = &pool.settings;
+            (*proxy_out && tls.is_none(), *idle_timeout, health.ejection.is_some())
         }
         None => return Err(End::PoolEmpty),
     };
-    let First { bytes: mut unsent, byte_at, emptied } = caller.first;
-    if proxy_out {
-        let mut header = proxy::build(proxied_addresses(session, client));
+    let Caller { client, first, .. } = caller;
+    let First { bytes: mut unsent, byte_at, emptied } = first;
+    if header_first {
+        let mut header = proxy::build(proxied_addresses(session, client.socket()));
         header.append(&mut unsent);
         unsent = header;
     }
     shard.listener_cells(&session.listener).placing.record(byte_at.elapsed());
-    Ok(Begun { backend, identity, idle_timeout, ejecting, unsent, emptied })
+    Ok(Begun { client, backend, identity, idle_timeout, ejecting, unsent, emptied })
 }
 
-/// Reads the PROXY header and the preface, as far as the listener wants them.
+/// Reads the PROXY header and the preface, as far as the listener wants them, with the TLS
+/// handshake between them.
 async fn read_caller(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
+    client: Socket,
     listener: &Listener,
 ) -> Result<Caller, End> {
     let mut reader = preface::Reader::new(shard, session, client);
     reader.read_proxy_header(listener.proxy.as_ref()).await?;
+    if let Some(tls) = &listener.tls {
+        // Apart: most listeners have none, and their tasks should not have room for it.
+        reader = Box::pin(secure::accept(reader, tls)).await?;
+    }
     // Only http listeners have none, and they are not served here.
     let pool = listener.pool.ok_or(End::PoolRemoved)?;
     let caller = match &listener.protocol {
-        Protocol::Tcp { key } => {
-            if let (Some(TcpKey::ClientIp), Some(client)) = (key, session.client()) {
+        Protocol::Tcp { key: None } => (pool, Placement::Home),
+        Protocol::Tcp { key: Some(TcpKey::ClientIp) } => {
+            if let Some(client) = session.client() {
                 store_key(session, client.ip().to_string().as_bytes());
             }
             (pool, Placement::Home)
+        }
+        Protocol::Tcp { key: Some(TcpKey::Sni(sni)) } => {
+            let name = Box::pin(reader.read_name(sni)).await?;
+            match name {
+                Some(name) => {
+                    store_key(session, name.as_bytes());
+                    (sni.pool(&name).unwrap_or(pool), Placement::Home)
+                }
+                None => without_key(sni.missing_key)?,
+            }
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
                 (pool, Placement::Home)
             } else {
-                match frame.missing_key {
-                    MissingKey::Reject => return Err(End::KeyMissing),
-                    MissingKey::Pool(pool) => (pool, Placement::KeyMissing),
-                }
+                without_key(frame.missing_key)?
             }
         }
         Protocol::Http(_) => return Err(End::PoolRemoved),
@@ -132,7 +165,16 @@ async fn read_caller(
     session.preface_time.set(elapsed);
     shard.listener_cells(&session.listener).preface.record(elapsed);
     let (pool, placement) = caller;
-    Ok(Caller { pool, placement, first: reader.finish() })
+    let (client, first) = reader.finish();
+    Ok(Caller { pool, placement, client, first })
+}
+
+/// Where clients without a key go.
+fn without_key(missing_key: MissingKey) -> Result<(usize, Placement), End> {
+    match missing_key {
+        MissingKey::Reject => Err(End::KeyMissing),
+        MissingKey::Pool(pool) => Ok((pool, Placement::KeyMissing)),
+    }
 }
 
 fn store_key(session: &Session, key: &[u8]) {
@@ -144,11 +186,10 @@ fn store_key(session: &Session, key: &[u8]) {
 async fn place(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
     caller: &Caller,
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Stream, Arc<Backend>), End> {
     loop {
-        match place_by(shard, session, client, (caller, shard.table())).await {
+        match place_by(shard, session, caller, shard.table()).await {
             Err(Turned::Back) => {}
             Err(Turned::Away(end)) => return Err(end),
             Ok(placed) => return Ok(placed),
@@ -159,9 +200,9 @@ async fn place(
 async fn place_by(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
-    (caller, table): (&Caller, Arc<Table>),
-) -> Result<(Socket, Arc<Backend>), Turned> {
+    caller: &Caller,
+    table: Arc<Table>,
+) -> Result<(Stream, Arc<Backend>), Turned> {
     let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
     let mut search = Search::new(pool, index, &key, caller.placement);
@@ -174,7 +215,7 @@ async fn place_by(
     if pool.settings.health.is_limiting() {
         search = search.with_room_at(Instant::now());
     }
-    let result = try_backends(shard, session, client, &mut search).await;
+    let result = try_backends(shard, session, &caller.client, &mut search).await;
     if let Err(Turned::Away(end)) = &result {
         pool.cells.of(shard.index).failures[*end as usize].add(1);
     }
@@ -184,9 +225,9 @@ async fn place_by(
 async fn try_backends(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
+    client: &Stream,
     search: &mut Search<'_>,
-) -> Result<(Socket, Arc<Backend>), Turned> {
+) -> Result<(Stream, Arc<Backend>), Turned> {
     let pool = search.pool;
     loop {
         let choice = shard.choose(search)?;
@@ -195,7 +236,7 @@ async fn try_backends(
             placed.backend = Some(backend.clone());
             placed.placement = Some(choice.placement);
         }
-        match admission::enter(shard, session, client, (pool, backend)).await {
+        match admission::enter(shard, session, client.socket(), (pool, backend)).await {
             Ok(()) => {}
             Err(Turned::Away(end)) => {
                 search.failed(end)?;
@@ -204,14 +245,23 @@ async fn try_backends(
             Err(Turned::Back) => return Err(Turned::Back),
         }
         session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
-        match backend::connect(shard, session, pool, backend).await {
-            Ok(socket) => {
+        let mut connected =
+            backend::connect(shard, session, pool, backend).await.map(Stream::Plain);
+        if pool.settings.tls.is_some()
+            && let Ok(Stream::Plain(socket)) = connected
+        {
+            // Apart, as with clients.
+            connected =
+                Box::pin(secure_backend(shard, session, client, (pool, backend, socket))).await;
+        }
+        match connected {
+            Ok(stream) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
                 backend.shared.connected();
-                return Ok((socket, backend.clone()));
+                return Ok((stream, backend.clone()));
             }
             Err(end) => {
                 backend.shared.closed();
@@ -222,6 +272,28 @@ async fn try_backends(
             }
         }
     }
+}
+
+/// Puts the connection to a backend inside TLS if its pool says so.
+async fn secure_backend(
+    shard: &Shard,
+    session: &Session,
+    client: &Stream,
+    (pool, backend, socket): (&Pool, &Backend, Socket),
+) -> Result<Stream, End> {
+    let Some(tls) = &pool.settings.tls else { return Ok(Stream::Plain(socket)) };
+    let name = client.tls().and_then(|tls| tls.name());
+    let header = if pool.settings.proxy_out {
+        proxy::build(proxied_addresses(session, client.socket()))
+    } else {
+        Vec::new()
+    };
+    let target = secure::Target { tls, name, timeout: pool.settings.connect_timeout, header };
+    let secured = secure::connect(shard, session, socket, target).await;
+    if let Err(end) = &secured {
+        backend.shared.cells.of(shard.index).connect_failures[*end as usize].add(1);
+    }
+    secured.map(|tls| Stream::Tls(Box::new(tls)))
 }
 
 /// Source and destination for a PROXY header to the backend.

@@ -7,6 +7,7 @@ mod accept;
 pub mod admission;
 mod choose;
 pub mod closing;
+mod handshakes;
 pub mod interrupt;
 mod loads;
 pub mod mailbox;
@@ -32,6 +33,7 @@ use self::accept::{Listening, Reserve};
 use self::admission::Lines;
 use self::choose::fresh_memory;
 use self::closing::Closings;
+use self::handshakes::Handshakes;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
@@ -91,6 +93,7 @@ pub struct Shard {
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
     lines: Lines,
+    handshakes: Handshakes,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -181,6 +184,7 @@ impl Shard {
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
             lines: Lines::default(),
+            handshakes: Handshakes::default(),
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -451,5 +455,10 @@ impl Shard {
     /// Sessions that wait for room on their backend.
     pub fn lines(&self) -> &Lines {
         &self.lines
+    }
+
+    /// TLS handshakes under way, and those that wait for their turn.
+    pub fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 }

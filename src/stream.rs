@@ -80,6 +80,15 @@ impl Stream {
         }
     }
 
+    /// Whether bytes were received that the next [`Stream::receive_more`] may give without the
+    /// socket. They are not much.
+    pub fn is_holding(&self) -> bool {
+        match self {
+            Stream::Plain(_) => false,
+            Stream::Tls(session) => session.is_holding(),
+        }
+    }
+
     /// The socket, to wait for and to ask for addresses. Its bytes belong to the stream.
     pub fn socket(&self) -> &Socket {
         match self {

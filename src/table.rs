@@ -121,9 +121,15 @@ impl Table {
             layout.pools.iter().map(|pool| pool.name.as_str().into()).collect();
         let listener = |settings: &config::Listener| {
             let old = self.all_listeners().find(|old| old.settings.name == settings.name);
+            let mut settings = settings.clone();
+            // With the same files and settings its tickets stay good.
+            let tls = old.and_then(|old| old.settings.tls.clone());
+            if tls.is_some() && tls == settings.tls {
+                settings.tls = tls;
+            }
             Arc::new(Listener {
                 label: settings.name.as_str().into(),
-                settings: settings.clone(),
+                settings,
                 pools: pools.clone(),
                 generation: layout.generation,
                 cells: old.map_or_else(|| Arc::new(PerShard::new(shards)), |old| old.cells.clone()),
@@ -238,6 +244,7 @@ impl Table {
             warm: 0,
             socket,
             proxy_out: false,
+            tls: None,
             source_addresses: Vec::new(),
             on_remove: config::OnRemove::Keep,
             close_rate: 200,
@@ -268,6 +275,7 @@ impl Listener {
                 backlog: 1,
                 socket,
                 proxy: None,
+                tls: None,
             },
             pools: pools.iter().map(|name| (*name).into()).collect(),
             generation: 1,

@@ -130,6 +130,7 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         warm: 0,
         socket,
         proxy_out: false,
+        tls: None,
         source_addresses: Vec::new(),
         on_remove: config::OnRemove::Keep,
         close_rate: 200,
@@ -149,6 +150,7 @@ fn listener(name: &str) -> config::Listener {
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
+        tls: None,
     }
 }
 

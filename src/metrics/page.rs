@@ -2,6 +2,7 @@
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
 mod health;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -87,6 +88,7 @@ impl Collector for Cells {
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
+        tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
         sources(&mut page, &self.observed.sources.borrow().clone())?;
         backends(&mut page, &table)?;

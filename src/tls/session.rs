@@ -21,7 +21,7 @@ use tokio_rustls::rustls::{
     ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig,
 };
 
-use super::{Failure, named};
+use super::{Asked, Failure, asked};
 use crate::sys::{Interest, Socket};
 
 /// Longest record on the wire, bytes: 16 KiB of text, its header, and what TLS 1.2 may add.
@@ -32,8 +32,6 @@ const SEND_LEN_MAX: usize = 32_768;
 const OVERHEAD_LEN_MAX: usize = 64;
 /// Most bytes that are looked at together. The longest handshake message, 64 KiB, fits in records.
 const WINDOW_LEN: usize = 5 * RECORD_LEN_MAX;
-/// Steps after a failure until its alert is encoded: an alert, and that it is to be sent.
-const ALERT_STEPS_MAX: usize = 4;
 
 thread_local! {
     /// Memory that records come in through.
@@ -232,6 +230,11 @@ impl Session {
         SockRef::from(&self.socket).shutdown(Shutdown::Write)
     }
 
+    /// See `Stream::is_holding`.
+    pub fn is_holding(&self) -> bool {
+        self.plain.rest().is_some() || (!self.hungry && !self.incoming.is_empty())
+    }
+
     /// See `Stream::socket`.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -325,9 +328,10 @@ impl Session {
         }
     }
 
-    /// What rustls has to say to the peer about a failure goes out, if it gets that far.
+    /// What rustls has to say to the peer about a failure goes out, if it gets that far. Only that:
+    /// a connection that has failed must not be shown what comes behind.
     fn encode_alert(&mut self) {
-        for _ in 0..ALERT_STEPS_MAX {
+        while self.state().wants_write() {
             let (_, Step::More) = self.step(&mut [], None, Write::Nothing) else { return };
         }
     }
@@ -364,10 +368,13 @@ impl Session {
         let outputs = Outputs { taker, plain, outgoing };
         match &mut self.connection {
             Connection::Server(connection) => {
-                let (name, (discard, step)) =
-                    named(|| outputs.take(connection.process_tls_records(bytes), write));
-                if name.is_some() {
+                let (asked, (discard, mut step)) =
+                    asked(|| outputs.take(connection.process_tls_records(bytes), write));
+                if let Some(Asked { name, served }) = asked {
                     self.name = name;
+                    if let (Step::Failed(failure), false) = (&mut step, served) {
+                        *failure = Failure::UnknownName;
+                    }
                 }
                 (discard, step)
             }

@@ -103,6 +103,9 @@ impl Checker<'_> {
             queue: raw.admission_queue,
             queue_timeout: raw.admission_timeout,
         };
+        let checks = self.pending_checks.last();
+        let checked = checks.is_some_and(|(_, slot)| !matches!(slot, Slot::Absent));
+        let tls = self.pool_tls(raw.tls, &path.key("tls"), checked);
         let own = std::mem::take(&mut self.own_limits);
         let health = self.health(health, path).map(|health| {
             let overrides = overrides(own, health.limits);
@@ -130,6 +133,7 @@ impl Checker<'_> {
             on_remove: on_remove?,
             close_rate: close_rate?,
             sources: stores?,
+            tls: tls?,
             health: health?,
             backends: backends?,
         })
