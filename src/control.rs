@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
-use crate::log::{LogLevel, Logs, SessionLogWriter};
+use crate::log::{AccessLogWriter, LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
@@ -56,6 +56,8 @@ pub struct Control {
     pub phase: Arc<Phase>,
     /// Reopened on USR1.
     pub session_log: SessionLogWriter,
+    /// The thread behind the access logs.
+    pub access_log: AccessLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
 }
@@ -211,7 +213,10 @@ impl Control {
                         return Ok(Ended::AtOnce);
                     }
                 },
-                Event::Reopen => self.session_log.reopen(),
+                Event::Reopen => {
+                    self.session_log.reopen();
+                    self.access_log.reopen();
+                }
                 // Logged, and there is nobody else to tell.
                 Event::Reload => drop(self.reload(false).await),
                 Event::Command(Command::Reload { dry_run, reply }) => {

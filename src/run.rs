@@ -15,12 +15,12 @@ use tokio::sync::watch;
 
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
-use crate::config::{Config, Listener, Protocol};
+use crate::config::Config;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
 use crate::listen::{BindError, Bindings, Listeners};
-use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
+use crate::log::{AccessLogSender, AccessLogWriter, LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
 use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
@@ -42,8 +42,6 @@ pub enum RunError {
     },
     /// A listener cannot listen.
     Bind(BindError),
-    /// A listener speaks a protocol that this version checks and does not serve yet.
-    NotServed(String),
     /// A pool cannot connect from one of its source addresses.
     Source(SourceError),
     /// The admin interface cannot listen.
@@ -68,10 +66,6 @@ impl fmt::Display for RunError {
                  raise it (`ulimit -n`, LimitNOFILE=) or lower max_connections"
             ),
             RunError::Bind(error) => error.fmt(f),
-            RunError::NotServed(listener) => write!(
-                f,
-                "listener {listener:?}: this version checks http and does not serve it yet"
-            ),
             RunError::Source(error) => error.fmt(f),
             RunError::Admin(address, error) => {
                 write!(f, "the admin interface cannot listen on {address}: {error}")
@@ -116,18 +110,6 @@ pub fn run(start: Start) -> Result<(), RunError> {
     result
 }
 
-/// Whether every listener can be served.
-///
-/// # Errors
-/// The first one that cannot.
-pub(crate) fn check_served(config: &Config) -> Result<(), RunError> {
-    let http = |listener: &&Listener| matches!(listener.protocol, Protocol::Http(_));
-    match config.listeners.iter().find(http) {
-        Some(listener) => Err(RunError::NotServed(listener.name.clone())),
-        None => Ok(()),
-    }
-}
-
 /// The timer of the control plane is no finer.
 const SWAP_MIN: Duration = Duration::from_millis(1);
 
@@ -136,10 +118,12 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let config = Arc::new(config);
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
-    check_served(&config)?;
     backend::check_sources(&config).map_err(RunError::Source)?;
     let (session_log, senders) =
         SessionLogWriter::start(shards, &config.log, logs.sessions.clone())
+            .map_err(RunError::Log)?;
+    let (access_log, access) =
+        AccessLogWriter::start(shards, config.log.queue, logs.access.clone())
             .map_err(RunError::Log)?;
     let admin = match &config.admin {
         None => None,
@@ -157,7 +141,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let mut bindings = Bindings::new(shards);
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
-    let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    let (running, ended) = start_shards(&config, &metrics, bound, senders.into_iter().zip(access))?;
     let tables = watch::Sender::new(table);
     let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
@@ -174,10 +158,11 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         shards: running.mailboxes,
         phase: Arc::default(),
         session_log,
+        access_log,
         swap_every: swap_every.map(|every| every.max(SWAP_MIN)),
     };
     let result = plane.run(&mut control, admin, ended);
-    let Control { session_log, bindings, .. } = control;
+    let Control { session_log, access_log, bindings, .. } = control;
     // Files of UNIX sockets go first: nobody answers there any more.
     drop(bindings);
     if matches!(result, Ok(Ended::Drained)) {
@@ -187,6 +172,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         }
     }
     session_log.finish();
+    access_log.finish();
     result.map(|_| ())
 }
 
@@ -224,7 +210,7 @@ fn start_shards(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
     bound: Vec<Listeners>,
-    senders: Vec<SessionLogSender>,
+    senders: impl Iterator<Item = (SessionLogSender, AccessLogSender)>,
 ) -> Result<(Running, ShardEnds), RunError> {
     let system = |error| RunError::System("cannot start a shard", error);
     let mut mailboxes = Vec::new();
@@ -235,7 +221,7 @@ fn start_shards(
     let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
     let (started, starts) = mpsc::channel();
     let (mut threads, mut gates) = (Vec::new(), Vec::new());
-    for (index, (listeners, log)) in bound.into_iter().zip(senders).enumerate() {
+    for (index, (listeners, (log, access))) in bound.into_iter().zip(senders).enumerate() {
         let setup = Setup {
             index,
             config: config.clone(),
@@ -244,6 +230,7 @@ fn start_shards(
             mailboxes: mailboxes.clone(),
             listeners,
             log,
+            access,
         };
         let (go, may_go) = mpsc::channel();
         let thread = ShardThread { setup, started: started.clone(), may_go, ended: ended.clone() };

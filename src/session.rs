@@ -1,5 +1,6 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
+mod http;
 mod preface;
 mod secure;
 mod state;
@@ -91,6 +92,10 @@ impl Begun {
 
 async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
+    if let Protocol::Http(_) = &listener.protocol {
+        // Apart: other sessions should not have room for it in their tasks.
+        return Box::pin(begin_http(shard, session, client, listener)).await;
+    }
     let mut caller = read_caller(shard, session, client, listener).await?;
     let (backend, identity) = match place(shard, session, &caller).await {
         Ok(placed) => placed,
@@ -118,6 +123,22 @@ async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun
     Ok(Begun { client, backend, identity, idle_timeout, ejecting, unsent, emptied })
 }
 
+/// Serves requests; what is left to begin is the connection of one that asked for an upgrade.
+async fn begin_http(
+    shard: &Shard,
+    session: &Session,
+    client: Socket,
+    listener: &Listener,
+) -> Result<Begun, End> {
+    let mut reader = preface::Reader::new(shard, session, client);
+    reader.read_proxy_header(listener.proxy.as_ref()).await?;
+    if let Some(tls) = &listener.tls {
+        reader = Box::pin(secure::accept(reader, tls)).await?;
+    }
+    let (client, first) = reader.finish();
+    http::serve(shard, session, client, first.bytes).await
+}
+
 /// Reads the PROXY header and the preface, as far as the listener wants them, with the TLS
 /// handshake between them.
 async fn read_caller(
@@ -132,7 +153,7 @@ async fn read_caller(
         // Apart: most listeners have none, and their tasks should not have room for it.
         reader = Box::pin(secure::accept(reader, tls)).await?;
     }
-    // Only http listeners have none, and they are not served here.
+    // Only http listeners have none, and they do not come here.
     let pool = listener.pool.ok_or(End::PoolRemoved)?;
     let caller = match &listener.protocol {
         Protocol::Tcp { key: None } => (pool, Placement::Home),

@@ -1,6 +1,7 @@
 //! HTTP listeners and lookups, checked.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Secret, StoreTls};
@@ -33,7 +34,7 @@ pub struct HttpListener {
     /// What backends are told about clients.
     pub forwarding: Forwarding,
     /// Where lines go, if they do.
-    pub access_log: Option<AccessLog>,
+    pub access_log: Option<Arc<AccessLog>>,
     /// In file order, at least one; names are unique. Indices of pools and lookups are those of
     /// [`super::Config`].
     pub rules: Vec<Rule>,

@@ -14,7 +14,6 @@ use crate::backend;
 use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, Loaded, OnRemove};
 use crate::listen::{BindError, Bindings, Change};
 use crate::movement::{Comparison, Standing, sample};
-use crate::run;
 use crate::shard::mailbox::Message;
 use crate::sys;
 use crate::table::{Backend, Layout, Pool, Table};
@@ -207,9 +206,6 @@ impl Control {
         let fixed = fixed_settings(&self.config, config);
         if !fixed.is_empty() {
             return Err(Refused::NeedsRestart(fixed));
-        }
-        if let Err(error) = run::check_served(config) {
-            return Err(Refused::System(error.to_string()));
         }
         backend::check_sources(config).map_err(|error| Refused::System(error.to_string()))?;
         let allowed = sys::raise_descriptors();

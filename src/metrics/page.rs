@@ -160,17 +160,21 @@ impl Cells {
     }
 
     fn logs(&self, page: &mut Writing) -> fmt::Result {
-        let Logs { operational, sessions } = &self.observed.logs;
+        let Logs { operational, sessions, access } = &self.observed.logs;
         let of_shards = self.observed.metrics.shards.sum(|cell| &cell.log_dropped);
         let mut dropped = page.family(&names::LOG_LINES_DROPPED)?;
         dropped.number(&["operational"], operational.dropped.load(Relaxed))?;
         dropped.number(&["sessions"], of_shards)?;
+        let of_access = self.observed.metrics.shards.sum(|cell| &cell.access_dropped);
+        dropped.number(&["access"], of_access)?;
         let mut lost = page.family(&names::LOG_LINES_LOST)?;
         lost.number(&["operational"], operational.lost.load(Relaxed))?;
         lost.number(&["sessions"], sessions.lost.load(Relaxed))?;
+        lost.number(&["access"], access.lost.load(Relaxed))?;
         let mut errors = page.family(&names::LOG_WRITE_ERRORS)?;
         errors.number(&["operational"], operational.write_errors.load(Relaxed))?;
-        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))
+        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))?;
+        errors.number(&["access"], access.write_errors.load(Relaxed))
     }
 
     fn system(&self, page: &mut Writing) -> fmt::Result {

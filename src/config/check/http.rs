@@ -58,7 +58,7 @@ impl Checker<'_> {
             requests_max: count_u32(requests_max)?,
             backend: backend?,
             forwarding: forwarding?,
-            access_log: access_log?,
+            access_log: access_log?.map(std::sync::Arc::new),
             rules: rules?,
         })
     }
