@@ -5,7 +5,7 @@
 //! not to a table version.
 
 mod health;
-mod http;
+pub mod http;
 pub mod names;
 pub mod page;
 mod process;

@@ -20,7 +20,10 @@ use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
 use crate::listen::{BindError, Bindings, Listeners};
-use crate::log::{AccessLogSender, AccessLogWriter, LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
+use crate::log::{
+    AccessLogSender, AccessLogWriter, LogLevel, Logs, OperationalLog, SessionLogSender,
+    SessionLogWriter,
+};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
 use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};

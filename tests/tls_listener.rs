@@ -25,8 +25,7 @@ fn both_versions_reach_the_backend_in_plain() {
     let gateway = Gateway::start(&tcp_config(&[backend], &tls_table("", &[&files]), ""));
     for (version, label) in [(&TLS12, "1.2"), (&TLS13, "1.3")] {
         let settings = ClientSettings { versions: &[version], ..ClientSettings::default() };
-        let mut client =
-            client(gateway.address("secure"), "a.test", &authority.client(&settings));
+        let mut client = client(gateway.address("secure"), "a.test", &authority.client(&settings));
         echo(&mut client, b"hello");
         echo(&mut client, &[7; 100_000]);
         tls::finish(&mut client);
@@ -49,15 +48,11 @@ fn the_lowest_version_is_kept_to() {
     let table = tls_table("min_version = \"1.3\"", &[&files]);
     let gateway = Gateway::start(&tcp_config(&[backend], &table, ""));
     let old = ClientSettings { versions: &[&TLS12], ..ClientSettings::default() };
-    let refused =
-        tls::try_client(gateway.address("secure"), "a.test", &authority.client(&old));
+    let refused = tls::try_client(gateway.address("secure"), "a.test", &authority.client(&old));
     assert!(refused.unwrap_err().to_string().contains("ProtocolVersion"));
     gateway.assert_end("tls_handshake");
-    let mut new = client(
-        gateway.address("secure"),
-        "a.test",
-        &authority.client(&ClientSettings::default()),
-    );
+    let mut new =
+        client(gateway.address("secure"), "a.test", &authority.client(&ClientSettings::default()));
     echo(&mut new, b"hello");
 }
 
@@ -169,8 +164,7 @@ fn sessions_are_resumed_by_tickets_unless_that_is_off() {
             let authority = Authority::new("test");
             let files = authority.sign("a", &["a.test"]);
             let backend = Backend::echo("");
-            let gateway =
-                Gateway::start(&tcp_config(&[backend], &tls_table(keys, &[&files]), ""));
+            let gateway = Gateway::start(&tcp_config(&[backend], &tls_table(keys, &[&files]), ""));
             let versions = &[version];
             let settings = ClientSettings { versions, resume: true, ..ClientSettings::default() };
             let config = authority.client(&settings);

@@ -224,10 +224,8 @@ fn tls_on_both_sides_is_two_sessions_with_the_same_bytes() {
     let files = authority.sign("a", &["a.test"]);
     let inner = authority.sign("b", &["b.test"]);
     let backend = SecureBackend::start(&authority.server(&inner, false));
-    let pool = format!(
-        "[pool.p.tls]\nserver_name = \"b.test\"\nca_file = \"{}\"\n",
-        authority.ca_file()
-    );
+    let pool =
+        format!("[pool.p.tls]\nserver_name = \"b.test\"\nca_file = \"{}\"\n", authority.ca_file());
     let toml = tcp_config(&[backend.address], &tls_table("", &[&files]), &pool);
     let gateway = Gateway::start(&toml);
     let mut client = connected(&gateway, &authority);

@@ -2,6 +2,7 @@
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
 mod health;
+mod http;
 mod tls;
 
 use std::fmt;
@@ -88,6 +89,7 @@ impl Collector for Cells {
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
+        http::requests(&mut page, &table)?;
         tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
         sources(&mut page, &self.observed.sources.borrow().clone())?;
@@ -153,6 +155,9 @@ impl Cells {
             (&names::RELAY_PIPES_EXHAUSTED, sum(|cell| &cell.relay_pipes_exhausted)),
             (&names::RELAY_BUFFERS_EXHAUSTED, sum(|cell| &cell.relay_buffers_exhausted)),
             (&names::SOCKETS_REUSED, sum(|cell| &cell.sockets_reused)),
+            (&names::KEPT_IDLE, sum(|cell| &cell.kept_idle)),
+            (&names::KEPT_REUSED, sum(|cell| &cell.kept_reused)),
+            (&names::KEPT_STALE, sum(|cell| &cell.kept_stale)),
         ] {
             page.family(family)?.number(&[], value)?;
         }

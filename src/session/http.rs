@@ -58,10 +58,7 @@ enum Next {
     /// The next one.
     Request,
     /// The end; `linger`: the client may still be sending.
-    Close {
-        end: End,
-        linger: bool,
-    },
+    Close { end: End, linger: bool },
     /// Other bytes than HTTP's.
     Relay(Upgraded),
 }
@@ -156,8 +153,8 @@ impl Connection<'_> {
         self.shard.is_draining() && self.requests > 0
     }
 
-    /// Waits for either socket. Whether the client's was reported.
-    async fn wait(&mut self, until: Tick, end: End) -> Result<bool, End> {
+    /// Waits for either socket. Whether the client's and the backend's were reported.
+    async fn wait(&mut self, until: Tick, end: End) -> Result<(bool, bool), End> {
         let (shard, session) = (self.shard, self.session);
         let room = self.client.wants().room;
         let watched = shard.watch(session, (Side::Client, self.client.socket()), room);
@@ -172,7 +169,8 @@ impl Connection<'_> {
             // Records that wait for room; a failure is met again by whoever sends next.
             let _later = self.client.flush();
         }
-        Ok(reported)
+        // Also of a connection that is kept for another request: nobody else takes it.
+        Ok((reported, session.take_report(Side::Backend)))
     }
 
     /// The tick at which something is over that lasts so long.

@@ -237,7 +237,11 @@ impl Shard {
     ///
     /// # Errors
     /// What epoll_ctl(2) says.
-    pub fn watch_again(&self, session: &Session, (side, socket): (Side, &Socket)) -> io::Result<()> {
+    pub fn watch_again(
+        &self,
+        session: &Session,
+        (side, socket): (Side, &Socket),
+    ) -> io::Result<()> {
         let room = session.signal(side).get().room;
         self.poller.change(socket, Interest { input: true, room }, token(session, side))
     }

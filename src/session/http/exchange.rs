@@ -140,7 +140,9 @@ fn client_of(
 /// What X-Request-ID is to say: ours, or what a trusted client said where that stays.
 fn request_id(http: &HttpListener, request: &Request<'_>) -> String {
     let theirs = match http.forwarding.request_id {
-        Mode::Append | Mode::Leave if request.client.trusted => request.values("x-request-id").next(),
+        Mode::Append | Mode::Leave if request.client.trusted => {
+            request.values("x-request-id").next()
+        }
         Mode::Set | Mode::Append | Mode::Leave | Mode::Off => None,
     };
     match theirs.and_then(|id| std::str::from_utf8(id).ok()) {
@@ -196,8 +198,7 @@ async fn to_pool(
         let Some((index, pool)) = table.pool_of(&connection.listener, index) else {
             break Err(Missed::Unavailable(End::PoolRemoved));
         };
-        let mut search =
-            with_room(Search::new(pool, index, asking.key, Placement::Home), pool);
+        let mut search = with_room(Search::new(pool, index, asking.key, Placement::Home), pool);
         note_placed(session, pool, search.home(), table.version);
         match attempts(connection, asking, (pool, &mut search), &mut transfer).await {
             Err(Missed::Back) => {}
@@ -217,9 +218,7 @@ async fn to_pool(
     record.tally = transfer.finish();
     match result {
         Ok((done, link, seat, pool)) => Ok(connection.done(done, asking, (link, seat, pool))),
-        Err(Missed::Unavailable(end)) => {
-            connection.answer_unavailable(end, asking, record).await
-        }
+        Err(Missed::Unavailable(end)) => connection.answer_unavailable(end, asking, record).await,
         Err(Missed::Back) => Err(End::PoolRemoved),
         Err(Missed::Fault(fault)) if may_answer => {
             let sending = Sending { keep: asking.sending.keep && read_all, ..asking.sending };
@@ -351,12 +350,7 @@ impl Connection<'_> {
     }
 
     /// Keeps a backend's connection for another request.
-    fn keep(
-        &self,
-        http: &HttpListener,
-        link: Link,
-        (pool, backend): (&Arc<Pool>, &Arc<Backend>),
-    ) {
+    fn keep(&self, http: &HttpListener, link: Link, (pool, backend): (&Arc<Pool>, &Arc<Backend>)) {
         let settings = &http.backend;
         let requests = link.requests.saturating_add(1);
         let full = requests >= settings.requests_max || !keeps(http, pool);

@@ -454,7 +454,11 @@ impl<'t> Transfer<'t> {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 link.readable = false;
-                return if self.refused { Err(Fault::Backend(End::HttpUnanswered)) } else { Ok(false) };
+                return if self.refused {
+                    Err(Fault::Backend(End::HttpUnanswered))
+                } else {
+                    Ok(false)
+                };
             }
             Err(error) => return self.response_ended(Err(error)).map(|()| true),
         }
@@ -550,8 +554,7 @@ impl<'t> Transfer<'t> {
         let via = self.http.forwarding.via.as_deref();
         let recipient = Recipient { version: self.version, keep, via };
         let before = self.down.len();
-        let passing =
-            rewrite::response_head((head, &self.answer), &recipient, &mut self.down);
+        let passing = rewrite::response_head((head, &self.answer), &recipient, &mut self.down);
         self.tally.sent_heads += (self.down.len() - before) as u64;
         passing
     }
@@ -567,7 +570,8 @@ impl<'t> Transfer<'t> {
         let backend = (Side::Backend, link.stream.socket());
         shard.watch(session, backend, room).map_err(|_no_memory| End::BackendError)?;
         let (until, end) = self.deadline();
-        if connection.wait(until, end).await? {
+        let (client, backend) = connection.wait(until, end).await?;
+        if client {
             self.down_writable = true;
             if self.body.is_complete()
                 && let Some(end) = connection.is_broken()
@@ -575,7 +579,7 @@ impl<'t> Transfer<'t> {
                 return Err(end);
             }
         }
-        if session.take_report(Side::Backend) {
+        if backend {
             (link.readable, self.up_writable) = (true, true);
             // A failure is met again by the next send.
             let _later = link.stream.flush();
@@ -587,9 +591,8 @@ impl<'t> Transfer<'t> {
     fn deadline(&self) -> (Tick, End) {
         let http = self.http;
         let sending = self.up_sent < self.up.len() && !self.refused;
-        let after = |moved: Tick, timeout: Duration| {
-            moved.saturating_add(ticks(timeout)).saturating_add(1)
-        };
+        let after =
+            |moved: Tick, timeout: Duration| moved.saturating_add(ticks(timeout)).saturating_add(1);
         let up = if sending {
             let end = End::HttpBackendSendTimeout;
             Some((after(self.up_moved, http.backend.send_timeout), end))
