@@ -46,7 +46,7 @@ const INPUT_LEN_MAX: usize = 16 << 20;
 pub fn input_len_max(config: &Config, listener: usize) -> usize {
     match config.listeners.get(listener).map(|listener| &listener.protocol) {
         Some(Protocol::Frame(frame)) => frame.rules.preface_len_max().max(INPUT_LEN_MAX),
-        Some(Protocol::Tcp { .. }) | None => INPUT_LEN_MAX,
+        Some(Protocol::Tcp { .. } | Protocol::Http(_)) | None => INPUT_LEN_MAX,
     }
 }
 
@@ -57,10 +57,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
     let Some(listener) = config.listeners.get(listener) else {
         return Err(ExplainError::ListenerUnknown(listener));
     };
-    let Protocol::Frame(frame) = &listener.protocol else {
+    let (Protocol::Frame(frame), Some(pool)) = (&listener.protocol, listener.pool) else {
         return Err(ExplainError::NotFramed(listener.name.clone()));
     };
-    let page = Page { config, name: &listener.name, frame, pool: listener.pool, bytes };
+    let page = Page { config, name: &listener.name, frame, pool, bytes };
     Ok(page.to_string())
 }
 
@@ -113,13 +113,15 @@ pub fn route(
 /// key.
 pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
     match &listener.protocol {
-        Protocol::Tcp { .. } => Some(listener.pool),
+        Protocol::Tcp { .. } => listener.pool,
         Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
         Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
             MissingKey::Reject => None,
             MissingKey::Pool(index) => Some(index),
         },
-        Protocol::Frame(_) => Some(listener.pool),
+        Protocol::Frame(_) => listener.pool,
+        // Rules choose, and they ask more than a key.
+        Protocol::Http(_) => None,
     }
 }
 

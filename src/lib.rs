@@ -67,6 +67,7 @@ pub mod explain;
 pub mod fetch;
 pub mod frame;
 pub mod health;
+pub mod http;
 pub mod input;
 pub mod key;
 mod listen;

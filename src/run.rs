@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
-use crate::config::Config;
+use crate::config::{Config, Listener, Protocol};
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
@@ -42,6 +42,8 @@ pub enum RunError {
     },
     /// A listener cannot listen.
     Bind(BindError),
+    /// A listener speaks a protocol that this version checks and does not serve yet.
+    NotServed(String),
     /// A pool cannot connect from one of its source addresses.
     Source(SourceError),
     /// The admin interface cannot listen.
@@ -66,6 +68,10 @@ impl fmt::Display for RunError {
                  raise it (`ulimit -n`, LimitNOFILE=) or lower max_connections"
             ),
             RunError::Bind(error) => error.fmt(f),
+            RunError::NotServed(listener) => write!(
+                f,
+                "listener {listener:?}: this version checks http and does not serve it yet"
+            ),
             RunError::Source(error) => error.fmt(f),
             RunError::Admin(address, error) => {
                 write!(f, "the admin interface cannot listen on {address}: {error}")
@@ -110,6 +116,18 @@ pub fn run(start: Start) -> Result<(), RunError> {
     result
 }
 
+/// Whether every listener can be served.
+///
+/// # Errors
+/// The first one that cannot.
+pub(crate) fn check_served(config: &Config) -> Result<(), RunError> {
+    let http = |listener: &&Listener| matches!(listener.protocol, Protocol::Http(_));
+    match config.listeners.iter().find(http) {
+        Some(listener) => Err(RunError::NotServed(listener.name.clone())),
+        None => Ok(()),
+    }
+}
+
 /// The timer of the control plane is no finer.
 const SWAP_MIN: Duration = Duration::from_millis(1);
 
@@ -118,6 +136,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let config = Arc::new(config);
     let shards = config.runtime.cores.len();
     raise_descriptors(&config)?;
+    check_served(&config)?;
     backend::check_sources(&config).map_err(RunError::Source)?;
     let (session_log, senders) =
         SessionLogWriter::start(shards, &config.log, logs.sessions.clone())

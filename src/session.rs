@@ -107,16 +107,18 @@ async fn read_caller(
 ) -> Result<Caller, End> {
     let mut reader = preface::Reader::new(shard, session, client);
     reader.read_proxy_header(listener.proxy.as_ref()).await?;
+    // Only http listeners have none, and they are not served here.
+    let pool = listener.pool.ok_or(End::PoolRemoved)?;
     let caller = match &listener.protocol {
         Protocol::Tcp { key } => {
             if let (Some(TcpKey::ClientIp), Some(client)) = (key, session.client()) {
                 store_key(session, client.ip().to_string().as_bytes());
             }
-            (listener.pool, Placement::Home)
+            (pool, Placement::Home)
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
-                (listener.pool, Placement::Home)
+                (pool, Placement::Home)
             } else {
                 match frame.missing_key {
                     MissingKey::Reject => return Err(End::KeyMissing),
@@ -124,6 +126,7 @@ async fn read_caller(
                 }
             }
         }
+        Protocol::Http(_) => return Err(End::PoolRemoved),
     };
     let elapsed = session.accepted.elapsed();
     session.preface_time.set(elapsed);

@@ -264,7 +264,7 @@ impl Listener {
                 name: "l".to_owned(),
                 bind: vec![config::Address::Unix("/l".into())],
                 protocol: config::Protocol::Tcp { key: None },
-                pool: 0,
+                pool: Some(0),
                 backlog: 1,
                 socket,
                 proxy: None,

@@ -166,7 +166,7 @@ fn of_a_frame_listener() {
     let listener = &config.listeners[0];
     assert_eq!(listener.name, "framed");
     assert_eq!(listener.bind, [address("[::1]:9000"), address("unix:/run/front.sock")]);
-    assert_eq!(config.pools[listener.pool].name, "keyed");
+    assert_eq!(config.pools[listener.pool.expect("a pool")].name, "keyed");
     assert_eq!(listener.backlog, 55);
     let socket = SocketOptions { user_timeout: seconds(11), keepalive: Some(seconds(12)) };
     assert_eq!(listener.socket, socket);

@@ -12,6 +12,7 @@ use crate::admin::Stage;
 use crate::backend;
 use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, Loaded, OnRemove};
 use crate::listen::{BindError, Bindings, Change};
+use crate::run;
 use crate::shard::mailbox::Message;
 use crate::sys;
 use crate::table::{Backend, Layout, Pool, Table};
@@ -183,6 +184,9 @@ impl Control {
         if !fixed.is_empty() {
             return Err(Refused::NeedsRestart(fixed));
         }
+        if let Err(error) = run::check_served(config) {
+            return Err(Refused::System(error.to_string()));
+        }
         backend::check_sources(config).map_err(|error| Refused::System(error.to_string()))?;
         let allowed = sys::raise_descriptors();
         let allowed = allowed.map_err(|error| Refused::System(error.to_string()))?;
@@ -294,7 +298,9 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
     let old: Vec<_> =
         table.listeners.iter().map(|one| (&one.settings.name, &one.settings)).collect();
     let new: Vec<_> = layout.listeners.iter().map(|one| (&one.name, one)).collect();
-    let pool_of = |pools: &[&str], index: usize| pools.get(index).map(|name| (*name).to_owned());
+    let pool_of = |pools: &[&str], index: Option<usize>| {
+        index.and_then(|index| pools.get(index)).map(|name| (*name).to_owned())
+    };
     let old_pools: Vec<&str> = table.pools.iter().map(|pool| &*pool.settings.name).collect();
     let new_pools: Vec<&str> = layout.pools.iter().map(|pool| &*pool.name).collect();
     reloaded.listeners = changes(&old, &new, |old, new| {
