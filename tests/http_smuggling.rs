@@ -6,7 +6,7 @@ mod http_reading;
 use http_reading::{tricks, verdict};
 
 /// A lost line must not go unnoticed.
-const TRICKS: usize = 172;
+const TRICKS: usize = 214;
 
 #[test]
 fn every_trick_has_its_verdict() {

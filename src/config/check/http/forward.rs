@@ -135,9 +135,10 @@ impl Checker<'_> {
         let format_path = path.key("format");
         let escape = self.or(raw.escape, &path.key("escape"), OneOf(Escape::Default));
         let format = self.or(raw.format, &format_path, "json".to_string());
-        let format = format
-            .zip(escape)
-            .and_then(|(text, OneOf(escape))| self.format(&text, escape, &format_path));
+        // Names of variables are right or wrong whatever the escape is.
+        let known = escape.map_or(Escape::Default, |OneOf(escape)| escape);
+        let format = format.and_then(|text| self.format(&text, known, &format_path));
+        escape?;
         Some(Some(AccessLog { target: target?, format: format? }))
     }
 
