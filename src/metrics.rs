@@ -5,12 +5,15 @@
 //! not to a table version.
 
 mod health;
+mod lookup;
 pub mod names;
 pub mod page;
 mod process;
 
 pub use health::{HealthCells, Waits};
+pub use lookup::{AskedCells, Looked, LookupCells};
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -218,9 +221,15 @@ pub struct ShardCells {
     pub bugs: Counter,
 }
 
-/// One cell per shard.
+/// One cell per shard; a clone is the same cells.
 #[derive(Debug)]
-pub struct PerShard<T>(Box<[CachePadded<T>]>);
+pub struct PerShard<T>(Arc<[CachePadded<T>]>);
+
+impl<T> Clone for PerShard<T> {
+    fn clone(&self) -> PerShard<T> {
+        PerShard(self.0.clone())
+    }
+}
 
 impl<T: Default> PerShard<T> {
     /// Cells for this many shards.

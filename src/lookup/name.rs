@@ -1,0 +1,90 @@
+//! What a lookup is asked: the name in DNS, or key and field in Redis.
+
+use std::fmt;
+
+use smallvec::SmallVec;
+
+use crate::config::{Lookup, LookupKind, Search};
+use crate::http::client::Request;
+use crate::http::template::{Gap, Unfilled, Values};
+use crate::http::value::{self, Purpose, Unfit};
+
+/// Longest key or field in Redis, bytes: a template's text, and a dozen values in it.
+const REDIS_LEN_MAX: usize = 4_096;
+
+/// A name that was made of what a caller said, and is fit to be asked for. Up to 64 bytes of it
+/// allocate nothing.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct LookupName {
+    bytes: SmallVec<[u8; 64]>,
+    /// Where the field begins; all of it for DNS.
+    split: u16,
+}
+
+impl LookupName {
+    /// Fills a lookup's templates. Names in DNS are made lower case: they mean the same.
+    ///
+    /// # Errors
+    /// What the request lacks, or what of it cannot be part of such a name.
+    pub fn of<'l>(
+        lookup: &'l Lookup,
+        request: Option<&Request<'_>>,
+        values: &Values<'_>,
+    ) -> Result<LookupName, Unfilled<'l>> {
+        let whole = |unfit| Unfilled { part: None, gap: Gap::Malformed(unfit) };
+        match &lookup.kind {
+            LookupKind::Dns(dns) => {
+                let mut name = dns.name.fill(request, values, Purpose::DnsLabel)?;
+                value::dns_name(&name).map_err(whole)?;
+                if let Search::Domain(domain) = &dns.search {
+                    name.push(b'.');
+                    name.extend_from_slice(domain.as_bytes());
+                    value::dns_name(&name).map_err(whole)?;
+                }
+                name.make_ascii_lowercase();
+                LookupName::new(&name, &[]).ok_or_else(|| whole(Unfit::TooLong))
+            }
+            LookupKind::Redis(redis) => {
+                let key = redis.key.fill(request, values, Purpose::RedisKey)?;
+                let field = redis.field.fill(request, values, Purpose::RedisKey)?;
+                LookupName::new(&key, &field).ok_or_else(|| whole(Unfit::TooLong))
+            }
+        }
+    }
+
+    /// These very parts, which nobody checks for their bytes.
+    pub fn new(key: &[u8], field: &[u8]) -> Option<LookupName> {
+        if key.len() > REDIS_LEN_MAX || field.len() > REDIS_LEN_MAX {
+            return None;
+        }
+        let mut bytes = SmallVec::from_slice(key);
+        bytes.extend_from_slice(field);
+        Some(LookupName { bytes, split: u16::try_from(key.len()).ok()? })
+    }
+
+    /// The name in DNS, without `search = "resolv.conf"`; or the key in Redis.
+    pub fn key(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.split)).unwrap_or_default()
+    }
+
+    /// The field in Redis.
+    pub fn field(&self) -> &[u8] {
+        self.bytes.get(usize::from(self.split)..).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for LookupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", String::from_utf8_lossy(self.key()))?;
+        match self.field() {
+            [] => Ok(()),
+            field => write!(f, " {}", String::from_utf8_lossy(field)),
+        }
+    }
+}
+
+impl fmt::Debug for LookupName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.to_string())
+    }
+}
