@@ -219,7 +219,7 @@ fn the_reference_has_every_key_with_its_default() {
         }
         defaults += 1;
     }
-    assert_eq!(defaults, 48);
+    assert_eq!(defaults, 93);
 }
 
 #[test]

@@ -159,7 +159,8 @@ impl Checker<'_> {
             let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
             let address = bare.is_some_and(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok());
             let named = crate::http::value::dns_name(name.as_bytes()).is_ok();
-            if !(named && !name.ends_with('.')) && (below || !address) {
+            let named = named && !name.ends_with('.');
+            if !named && (below || !address) {
                 let valid = "a name or address without port, or \"*.NAME\"";
                 let near = name.split_once(':').map(|(host, _)| format!("{host:?}"));
                 self.wrong(&path, Problem::new("not a host", valid).near(near));
