@@ -100,7 +100,7 @@ fn decided(socket: Socket, address: &Address, connecting: Connecting) -> Result<
 ///
 /// # Errors
 /// Why there is no connection to the backend.
-fn outcome(socket: &SockRef<'_>, address: &Address, connecting: Connecting) -> Result<(), End> {
+pub fn outcome(socket: &SockRef<'_>, address: &Address, connecting: Connecting) -> Result<(), End> {
     let error = match connecting {
         Connecting::Connected => Ok(None),
         Connecting::Pending | Connecting::Failed => socket.take_error(),

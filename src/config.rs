@@ -10,17 +10,21 @@ mod check;
 mod document;
 mod environment;
 mod fault;
+mod health;
 mod http;
 mod limits;
 mod load;
 mod quantity;
 mod raw;
+mod reach;
 mod read;
 mod shape;
 mod share;
+mod shown;
 mod source;
 mod store_url;
 mod substitute;
+mod tokens;
 mod value;
 
 use std::net::SocketAddr;
@@ -31,12 +35,16 @@ pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
 pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
+pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use http::{DnsLookup, HttpBackend, HttpListener, Lookup, LookupKind, RedisLookup, Search};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use reach::{Reach, reach, read_address};
+pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use tokens::{TOKEN_LEN_MIN, Tokens, TokensError};
 pub use value::AddressError;
 
 use crate::balance::{Algorithm, Factor};
@@ -57,6 +65,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// In file order; rules of HTTP listeners have indices into this list.
     pub lookups: Vec<Lookup>,
+    /// The file, with defaults, without secrets.
+    pub shown: Shown,
 }
 
 /// `[runtime]`
@@ -74,7 +84,7 @@ pub struct Runtime {
     pub relay_buffer_max: usize,
     /// How long a shard looks for work before it sleeps; zero: it sleeps at once.
     pub spin: Duration,
-    /// Folder of what has to survive a restart. Not looked at by a check.
+    /// Folder of what has to survive a restart.
     pub state_dir: PathBuf,
     /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
     pub descriptors_needed: u64,
@@ -85,6 +95,12 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens.
     pub listen: Address,
+    /// File of bearer tokens, one of which every request has to bring; read for every request, so
+    /// that they can be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Names in lower case, without port, that a request over TCP may call us by, beside IP
+    /// addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`
@@ -251,6 +267,8 @@ pub struct Pool {
     pub on_remove: OnRemove,
     /// Sessions closed in a second, with [`OnRemove::Close`].
     pub close_rate: u32,
+    /// Which backends are used, and how fast.
+    pub health: Health,
     /// As the file has them, static ones included; empty for a pool that only a reload changes.
     pub sources: Vec<Source>,
     /// What the file pins: `backends`, then those of static sources, each in file order, no

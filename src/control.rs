@@ -1,6 +1,8 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod commands;
+pub mod edits;
 pub mod reload;
 pub mod sources;
 
@@ -11,13 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use self::reload::{Refused, Reloaded};
+use self::commands::Command;
+use self::edits::Edits;
 use self::sources::Sources;
+use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::edits::state::State;
+use crate::health::verdicts::Change;
+use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
 use crate::log::{LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
@@ -44,6 +51,14 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// The configuration in force, for the pages.
+    pub configs: watch::Sender<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
+    /// What operators have changed, and what waits to be.
+    pub edits: Edits,
+    /// What is known of every backend's health; every table is judged by it.
+    pub health: HealthWatch,
     /// What is listened on.
     pub bindings: Bindings,
     /// Every shard's mailbox.
@@ -54,18 +69,6 @@ pub struct Control {
     pub session_log: SessionLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
-}
-
-/// What others ask of the control plane.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
-    Reload {
-        /// Change nothing.
-        dry_run: bool,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reloaded, Refused>>,
-    },
 }
 
 /// Commands that may wait; who sends more waits too.
@@ -91,8 +94,10 @@ enum Event {
     Reload,
     Command(Command),
     Source,
+    Edited,
     Swap,
     Sweep,
+    Health(Vec<Change>),
     ShardEnded(usize, Result<(), String>),
 }
 
@@ -155,6 +160,9 @@ impl Plane {
                     phase: control.phase.clone(),
                     sources: control.source_views.subscribe(),
                     commands: commands.clone(),
+                    configs: control.configs.subscribe(),
+                    audit: control.audit.clone(),
+                    events: Arc::default(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -189,8 +197,10 @@ impl Control {
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
                 () = self.sources.step() => Event::Source,
+                () = self.edits.written() => Event::Edited,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
+                changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
             };
             match event {
                 Event::Stop(name) => match stopping {
@@ -206,22 +216,23 @@ impl Control {
                     }
                 },
                 Event::Reopen => self.session_log.reopen(),
-                // Logged, and there is nobody else to tell.
-                Event::Reload => drop(self.reload(false).await),
-                Event::Command(Command::Reload { dry_run, reply }) => {
-                    let answer = self.reload(dry_run).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(answer);
-                }
+                Event::Reload => self.reload_on_signal().await,
+                Event::Command(command) => self.obey(command).await,
+                Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
-                    previous = Some(self.publish(Arc::new(next)));
+                    previous = Some(self.publish(next));
                 }
                 Event::Sweep => {
                     // The one before may be all that still holds what has left.
                     previous = None;
                     self.sweep();
+                }
+                Event::Health(changes) => {
+                    if changes.iter().any(Change::is_in_table) {
+                        previous = Some(self.publish(self.table().again()));
+                    }
                 }
                 Event::ShardEnded(shard, Err(why)) => {
                     tracing::error!(shard, why, "a shard was lost; ending");
@@ -232,9 +243,9 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
-            if self.sources.have_changed() {
+            if self.sources.have_changed() | self.edits.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
-                previous = Some(self.publish(Arc::new(next)));
+                previous = Some(self.publish(next));
             }
             self.show_sources();
         }
@@ -244,7 +255,7 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources)
+        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
     }
 
     fn show_sources(&self) {
@@ -257,12 +268,20 @@ impl Control {
     }
 
     /// Puts a table in force, for every shard and for the pages; gives back the one before.
-    fn publish(&self, table: Arc<Table>) -> Arc<Table> {
+    fn publish(&mut self, table: Table) -> Arc<Table> {
+        let table = Arc::new(self.health.judge(table));
         tracing::debug!(version = table.version, "publishing a table");
         for shard in 0..self.shards.len() {
             self.tell(shard, Message::Table(table.clone()));
         }
-        self.tables.send_replace(table)
+        self.follow(table)
+    }
+
+    /// Lets the pages and the checkers have the table that shards were sent.
+    fn follow(&mut self, table: Arc<Table>) -> Arc<Table> {
+        let previous = self.tables.send_replace(table);
+        self.health.follow();
+        previous
     }
 
     fn tell(&self, shard: usize, message: Message) {
@@ -272,10 +291,10 @@ impl Control {
     }
 
     /// Lets go of what is no longer configured and has no sessions any more.
-    fn sweep(&self) {
+    fn sweep(&mut self) {
         let table = self.table();
         if table.has_left() {
-            self.publish(Arc::new(table.swept(self.shards.len())));
+            self.publish(table.swept(self.shards.len()));
         }
     }
 
@@ -290,10 +309,13 @@ impl Control {
     }
 }
 
-/// What a table is made of: the configuration, with the backends that its sources have now.
-pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
-    let pool =
-        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+/// What a table is made of: the configuration, with the backends that its sources have now, and
+/// with what operators have changed of that.
+pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
+    let pool = |pool: &config::Pool| config::Pool {
+        backends: sources.backends(pool, edits),
+        ..pool.clone()
+    };
     Layout {
         generation,
         listeners: config.listeners.clone(),

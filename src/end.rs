@@ -110,6 +110,14 @@ reasons! {
         PoolRemoved => "pool_removed", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
+        /// The key's backend fails its checks and `on_down = "reject"`, or every backend does.
+        BackendUnhealthy => "backend_unhealthy", Backend;
+        /// The key's backend is ejected and `on_down = "reject"`, or every backend is.
+        BackendEjected => "backend_ejected", Backend;
+        /// The backend had no room, and `admission_queue` others waited for it.
+        AdmissionQueueFull => "admission_queue_full", Us;
+        /// The backend had no room for as long as `admission_timeout`.
+        AdmissionTimeout => "admission_timeout", Us;
         /// The backend failed within `fail_timeout`, and no retry was left.
         BackendFailing => "backend_failing", Backend;
         /// The backend refused the connection.
@@ -135,6 +143,7 @@ impl End {
         matches!(
             self,
             End::BackendFailing
+                | End::AdmissionQueueFull
                 | End::ConnectRefused
                 | End::ConnectBusy
                 | End::ConnectTimeout
@@ -211,7 +220,13 @@ reasons! {
         Reshuffled => "reshuffled", Us;
         /// The key's backend has more than `bounded_load` of its share of sessions.
         Overloaded => "overloaded", Us;
-        /// The first choice failed to connect just now.
+        /// The key's backend fails its checks; `on_down = "next"` moved on.
+        NextUnhealthy => "next_unhealthy", Us;
+        /// The key's backend is ejected; `on_down = "next"` moved on.
+        NextEjected => "next_ejected", Us;
+        /// The algorithm's own choice, unhealthy or ejected: so many are that all are used.
+        Panic => "panic", Us;
+        /// The first choice failed to connect just now, or had no room.
         Retry => "retry", Us;
         /// The first choice failed a moment ago and was passed over.
         PassedOver => "passed_over", Us;

@@ -14,7 +14,7 @@
 //!   control plane: 1 thread, tokio            data plane: N shards, 1 pinned thread + ring each
 //!  ┌──────────────────────────────┐          ┌─────────────────────────────────────────────────┐
 //!  │ config  signals  admin  logs │  Table   │ accept → preface → key → pick → connect or warm │
-//!  │ metrics page                 │ ───────► │   connection → relay → one end                  │
+//!  │ metrics page  health checks  │ ───────► │   connection → relay → one end                  │
 //!  │                              │ ◄─────── │ own sessions, warm connections, timers, cells   │
 //!  └──────────────────────────────┘ counters └─────────────────────────────────────────────────┘
 //! ```
@@ -43,8 +43,8 @@
 //! - Nothing mutable is shared between shards on the message path: no lock, no atomic
 //!   read-modify-write. Process-wide atomics are touched when a connection begins or ends.
 //! - The core is pure: [`frame`], [`key`], [`http`], [`balance`], [`movement`], `placement`,
-//!   `proxy`, the timer wheel and the relay's verdict see no socket, no clock and no entropy; time
-//!   and seeds are arguments.
+//!   `proxy`, the timer wheel, the relay's verdict and the machines of [`health`] and [`source`]
+//!   see no socket, no clock and no entropy; time and seeds are arguments.
 //! - Bytes from a peer never panic. `unsafe` is in `sys` only.
 //! - A receive that is armed in a ring is taken back and waited for, never dropped, while its
 //!   connection lives on.
@@ -62,10 +62,12 @@ mod backend;
 pub mod balance;
 pub mod config;
 mod control;
+pub mod edits;
 pub mod end;
 pub mod explain;
 pub mod fetch;
 pub mod frame;
+pub mod health;
 pub mod http;
 pub mod input;
 pub mod key;

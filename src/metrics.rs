@@ -4,9 +4,12 @@
 //! no cache line shared between cores. Cells belong to the identity of a listener, pool or backend,
 //! not to a table version.
 
+mod health;
 pub mod names;
 pub mod page;
 mod process;
+
+pub use health::{HealthCells, Waits};
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -30,6 +33,11 @@ impl Counter {
     #[inline]
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// Makes it `value`, for gauges; only the owning shard may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
     }
 
     /// The value as of some recent moment.
@@ -132,6 +140,8 @@ pub struct PoolCells {
     pub placements: [Counter; Placement::COUNT],
     /// Sessions that could not be placed, by the [`End`] they met.
     pub failures: [Counter; End::COUNT],
+    /// Sessions that waited for their backend.
+    pub waits: Waits,
 }
 
 impl Default for PoolCells {
@@ -139,6 +149,7 @@ impl Default for PoolCells {
         PoolCells {
             placements: Default::default(),
             failures: [const { Counter(AtomicU64::new(0)) }; End::COUNT],
+            waits: Waits::default(),
         }
     }
 }
@@ -164,6 +175,8 @@ pub struct BackendCells {
     pub warm_used: Counter,
     /// Warm connections found closed.
     pub warm_stale: Counter,
+    /// Sessions that the backend ended early.
+    pub early_ends: Counter,
 }
 
 impl Default for BackendCells {
@@ -178,6 +191,7 @@ impl Default for BackendCells {
             warm: Counter::default(),
             warm_used: Counter::default(),
             warm_stale: Counter::default(),
+            early_ends: Counter::default(),
         }
     }
 }
@@ -193,6 +207,8 @@ pub struct ShardCells {
     pub log_dropped: Counter,
     /// Turns of the coarse timer.
     pub ticks: Counter,
+    /// Version of the table that new sessions are placed by.
+    pub table_version: Counter,
     /// Flows that were polled and got a receive armed.
     pub warmed_up: Counter,
     /// Flows that went quiet and are polled again.

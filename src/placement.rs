@@ -4,12 +4,14 @@
 //! marked down, which failed a moment ago, which have more than their share of sessions, how many
 //! other backends may still be tried, and gives every choice its reason.
 
+use std::time::Instant;
+
 use smallvec::SmallVec;
 
 use crate::balance::{Candidates, PickState};
 use crate::config::{BackendState, OnDown};
 use crate::end::{End, Placement};
-use crate::table::Pool;
+use crate::table::{Backend, Pool, Verdict};
 
 /// What a shard remembers of one pool.
 #[derive(Debug)]
@@ -59,6 +61,8 @@ pub struct Search<'a> {
     retries_left: u32,
     placement: Placement,
     last_failure: Option<End>,
+    /// Pass over backends that have no room at this moment, where others have.
+    room_at: Option<Instant>,
 }
 
 /// One attempt.
@@ -93,11 +97,19 @@ struct View<'a> {
     failing_usable: bool,
     /// Count backends with more than their share as usable.
     overloaded_usable: bool,
+    /// Count only backends that have room at this moment.
+    room_at: Option<Instant>,
 }
 
 impl View<'_> {
-    fn ready(&self, index: usize) -> bool {
-        self.pool.backends[index].state == BackendState::Ready
+    fn in_service(&self, index: usize) -> bool {
+        self.pool.in_service(&self.pool.backends[index])
+    }
+
+    fn has_room(&self, index: usize) -> bool {
+        let backend = &self.pool.backends[index];
+        let is_open = |now| backend.shared.room.is_open(&self.pool.terms(backend), now);
+        self.room_at.is_none_or(is_open)
     }
 
     fn failing(&self, index: usize) -> bool {
@@ -120,14 +132,15 @@ impl Candidates for View<'_> {
     }
 
     fn usable(&self, index: usize) -> bool {
-        self.ready(index)
+        self.in_service(index)
+            && self.has_room(index)
             && (self.failing_usable || !self.failing(index))
             && !self.tried(index)
             && (self.overloaded_usable || !self.overloaded(index))
     }
 
     fn live(&self, index: usize) -> u32 {
-        self.pool.backends[index].shared.live.load(std::sync::atomic::Ordering::Relaxed)
+        self.pool.backends[index].shared.room.live()
     }
 
     fn tried(&self, index: usize) -> bool {
@@ -153,7 +166,15 @@ impl<'a> Search<'a> {
             retries_left: pool.settings.retries,
             placement,
             last_failure: None,
+            room_at: None,
         }
+    }
+
+    /// Looks for room at this moment. A key that has a home waits there; who has none need not wait
+    /// for one backend while another has room.
+    pub fn with_room_at(mut self, now: Instant) -> Search<'a> {
+        self.room_at = self.home.is_none().then_some(now);
+        self
     }
 
     /// Keyed algorithms: the backend the key belongs to, whatever its state.
@@ -176,32 +197,43 @@ impl<'a> Search<'a> {
         };
         let view = self.view(&memory.failing_until, now);
         let mut pick = |view: &View<'_>| self.pool.balance.pick(self.key, &mut memory.pick, view);
-        let overloaded_usable = View { overloaded_usable: true, ..view };
+        let anywhere = View { room_at: None, overloaded_usable: true, ..view };
         let (picked, detour) = match owner {
             Owner::Takes(index) => (Some(index), None),
             Owner::Overloaded(index) => match pick(&view) {
                 Some(other) => (Some(other), Some(Placement::Overloaded)),
-                // Nobody has room: its own backend is as good as any.
+                // All have more than their share: its own backend is as good as any.
                 None => (Some(index), None),
             },
             Owner::PassedOver | Owner::Nobody => {
-                let bounded = self.pool.bound.as_ref().and_then(|_| pick(&view));
-                (bounded.or_else(|| pick(&overloaded_usable)), None)
+                let mut picked = None;
+                if view.room_at.is_some() {
+                    picked = pick(&view);
+                }
+                if picked.is_none() && self.pool.bound.is_some() {
+                    picked = pick(&View { room_at: None, ..view });
+                }
+                (picked.or_else(|| pick(&anywhere)), None)
             }
         };
         let any_up = || {
-            let view = View { failing_usable: true, ..overloaded_usable };
+            let view = View { failing_usable: true, ..anywhere };
             (0..view.count()).any(|index| view.usable(index))
         };
         let Some(backend) = picked else {
-            let policy = || if any_up() { End::BackendFailing } else { End::BackendDown };
+            let policy = || if any_up() { End::BackendFailing } else { self.all_out() };
             return Err(self.last_failure.unwrap_or_else(policy));
         };
         if let Some(detour) = detour {
             self.detour(detour);
         }
         self.tried.push(u32::try_from(backend).unwrap_or(u32::MAX));
-        Ok(Choice { backend, placement: self.placement })
+        let in_panic = self.pool.backends[backend].verdict != Verdict::Healthy;
+        let placement = match self.placement {
+            Placement::Home if in_panic => Placement::Panic,
+            placement => placement,
+        };
+        Ok(Choice { backend, placement })
     }
 
     /// Keyed algorithms: the backend that takes the key while the states are what they are, and
@@ -210,20 +242,22 @@ impl<'a> Search<'a> {
         let Some(home) = self.home else { return Ok(Owner::Nobody) };
         let balance = &self.pool.balance;
         let view = self.view(&memory.failing_until, now);
-        let home_ready = view.ready(home);
-        if !home_ready && self.pool.settings.on_down == OnDown::Reject {
-            return Err(End::BackendDown);
+        let serves = view.in_service(home);
+        let (end, next) = out_of_service(&self.pool.backends[home]);
+        if !serves && self.pool.settings.on_down == OnDown::Reject {
+            return Err(end);
         }
-        let owner = if home_ready && !balance.moves_others() {
+        let owner = if serves && !balance.moves_others() {
             home
         } else {
             let by_state = View { failing_usable: true, overloaded_usable: true, ..view };
-            balance.pick(self.key, &mut memory.pick, &by_state).ok_or(End::BackendDown)?
+            let picked = balance.pick(self.key, &mut memory.pick, &by_state);
+            picked.ok_or_else(|| self.all_out())?
         };
         let failing = view.failing(owner);
         let overloaded = view.overloaded(owner);
-        if !home_ready {
-            self.detour(Placement::Next);
+        if !serves {
+            self.detour(next);
         } else if owner != home {
             self.detour(Placement::Reshuffled);
         }
@@ -246,7 +280,14 @@ impl<'a> Search<'a> {
             now,
             failing_usable: false,
             overloaded_usable: false,
+            room_at: self.room_at,
         }
+    }
+
+    /// Why no backend is in service: what is known of the first that was meant to be.
+    fn all_out(&self) -> End {
+        let ready = self.pool.backends.iter().find(|b| b.state == BackendState::Ready);
+        ready.map_or(End::BackendDown, |backend| out_of_service(backend).0)
     }
 
     /// A missing key stays the reason: it is why the session is in this pool at all, and the
@@ -274,6 +315,18 @@ impl<'a> Search<'a> {
     /// How many backends were tried.
     pub fn attempts(&self) -> u32 {
         u32::try_from(self.tried.len()).unwrap_or(u32::MAX)
+    }
+}
+
+/// Why a backend takes no new sessions: the end of one that may go nowhere else, and the reason of
+/// one that may.
+fn out_of_service(backend: &Backend) -> (End, Placement) {
+    match (backend.state, backend.verdict) {
+        (BackendState::Ready, Verdict::Unhealthy) => {
+            (End::BackendUnhealthy, Placement::NextUnhealthy)
+        }
+        (BackendState::Ready, Verdict::Ejected) => (End::BackendEjected, Placement::NextEjected),
+        _ => (End::BackendDown, Placement::Next),
     }
 }
 
@@ -305,6 +358,12 @@ mod tests {
 
     fn choice(backend: usize, placement: Placement) -> Result<Choice, End> {
         Ok(Choice { backend, placement })
+    }
+
+    /// A session on this backend.
+    fn enter(pool: &Pool, index: usize) {
+        let backend = &pool.backends[index];
+        assert!(backend.shared.enter(&pool.terms(backend), Instant::now()));
     }
 
     #[test]
@@ -359,6 +418,75 @@ mod tests {
         let none = table(&[DOWN, DOWN, DOWN], |pool| pool.on_down = OnDown::Next);
         let mut search = Search::new(&none.pools[0], 0, &key, Placement::Home);
         assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+    }
+
+    /// The pool of a table with these verdicts.
+    fn judged(table: &Table, verdicts: &[Verdict], panicking: bool) -> Pool {
+        let pool = &table.pools[0];
+        let backends = pool.backends.iter().zip(verdicts);
+        let backends = backends.map(|(backend, verdict)| backend.judged(*verdict, None).into());
+        pool.judged(backends.collect(), panicking)
+    }
+
+    #[test]
+    fn a_home_out_of_service_follows_the_policy_under_its_own_name() {
+        use Verdict::{Ejected, Healthy, Unhealthy};
+        let (key, mut memory) = (key(), PoolMemory::new(3, 0));
+        let reject = table(&[UP, UP, UP], |_| {});
+        let next = table(&[UP, UP, UP], |pool| pool.on_down = OnDown::Next);
+        for (verdict, end, placement) in [
+            (Unhealthy, End::BackendUnhealthy, Placement::NextUnhealthy),
+            (Ejected, End::BackendEjected, Placement::NextEjected),
+        ] {
+            let mut tried = |table: &Table, verdicts: [Verdict; 3], panicking| {
+                let pool = judged(table, &verdicts, panicking);
+                Search::new(&pool, 0, &key, Placement::Home).next(&mut memory, 0)
+            };
+            assert_eq!(tried(&reject, [verdict, Healthy, Healthy], false), Err(end));
+            assert_eq!(tried(&next, [verdict, verdict, Healthy], false), choice(2, placement));
+            assert_eq!(tried(&next, [verdict; 3], false), Err(end));
+            assert_eq!(tried(&reject, [verdict; 3], true), choice(0, Placement::Panic));
+            assert_eq!(
+                tried(&reject, [Healthy, verdict, verdict], true),
+                choice(0, Placement::Home)
+            );
+        }
+        // What somebody said counts more.
+        let down = table(&[DOWN, UP, UP], |_| {});
+        let pool = judged(&down, &[Unhealthy, Healthy, Healthy], true);
+        let mut search = Search::new(&pool, 0, &key, Placement::Home);
+        assert_eq!(search.next(&mut memory, 0), Err(End::BackendDown));
+    }
+
+    #[test]
+    fn room_is_looked_for_where_there_is_no_home() {
+        let limited = |balance| {
+            table(&[UP, UP], |pool| {
+                pool.balance = balance;
+                pool.health.limits.connections_max = Some(1);
+            })
+        };
+        let now = Instant::now();
+        let mut memory = PoolMemory::new(2, 0);
+        let spread = limited(crate::balance::Algorithm::RoundRobin);
+        let pool = &spread.pools[0];
+        let mut pick =
+            || Search::new(pool, 0, b"", Placement::Home).with_room_at(now).next(&mut memory, 0);
+        enter(pool, 0);
+        for _ in 0..4 {
+            assert_eq!(pick(), choice(1, Placement::Home));
+        }
+        enter(pool, 1);
+        let picked: Vec<usize> = (0..4).filter_map(|_| Some(pick().ok()?.backend)).collect();
+        assert_eq!(picked.len(), 4, "where all are full, one waits somewhere");
+        assert!(picked.contains(&0) && picked.contains(&1), "{picked:?}");
+
+        let keyed = limited(crate::balance::Algorithm::Crc32Mod);
+        let pool = &keyed.pools[0];
+        let home = pool.balance.home(b"a").unwrap();
+        enter(pool, home);
+        let mut search = Search::new(pool, 0, b"a", Placement::Home).with_room_at(now);
+        assert_eq!(search.next(&mut memory, 0), choice(home, Placement::Home));
     }
 
     #[test]
@@ -438,7 +566,7 @@ mod tests {
         let mut next = || Search::new(pool, 0, &key, Placement::Home).next(&mut memory, 0);
         // Of 12 sessions and one more, times 1.25, 17 slots: the first third is 5.
         let open = |index: usize, count: usize| {
-            (0..count).for_each(|_| pool.backends[index].shared.opened());
+            (0..count).for_each(|_| enter(pool, index));
         };
         [4, 4, 4].into_iter().enumerate().for_each(|(index, count)| open(index, count));
         assert_eq!(next(), choice(0, Placement::Home));
@@ -465,7 +593,7 @@ mod tests {
             pool.retries = 1;
         });
         let pool = &table.pools[0];
-        (0..9).for_each(|_| pool.backends[0].shared.opened());
+        (0..9).for_each(|_| enter(pool, 0));
         let (key, mut memory) = (key(), PoolMemory::new(3, 0));
         memory.failing_until[2] = 20;
         let mut search = Search::new(pool, 0, &key, Placement::Home);

@@ -16,8 +16,10 @@ use tokio::sync::watch;
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::{Config, Listener, Protocol};
+use crate::control::edits::Edits;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
+use crate::health::watch::HealthWatch;
 use crate::listen::{BindError, Bindings, Listeners};
 use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
@@ -150,22 +152,30 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     // Signals are heard before the first client is: an early one must not kill the process.
     let plane = Plane::start()?;
     let sources = plane.first(first_sets(&config));
-    let table = Arc::new(Table::first(&control::layout(&config, 1, &sources), shards));
+    let edits = Edits::load(config.runtime.state_dir.clone());
+    let layout = control::layout(&config, 1, &sources, edits.state());
+    let table = Arc::new(Table::first(&layout, shards));
     let metrics =
         Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
     let mut bindings = Bindings::new(shards);
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
     let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    let tables = watch::Sender::new(table);
+    let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
         config: config.clone(),
         file,
         metrics,
         logs,
         level,
-        tables: watch::Sender::new(table),
+        tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        configs: watch::Sender::new(config.clone()),
+        audit: Arc::default(),
+        edits,
+        health,
         bindings,
         shards: running.mailboxes,
         phase: Arc::default(),

@@ -7,21 +7,22 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 
 use self::preface::First;
 pub use self::state::{Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
 use crate::backend;
-use crate::config::{Listener, MissingKey, Protocol, TcpKey};
+use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
 use crate::relay::{Polled, Relay};
 use crate::shard::Shard;
+use crate::shard::admission::{self, Turned};
 use crate::sys::Socket;
-use crate::table::Backend;
+use crate::table::{Backend, Table};
 
 /// Brings a session from its first byte to its backend. From there on its relay is turned by the
 /// shard (`Shard::turn`), and nothing of this is left.
@@ -52,6 +53,8 @@ struct Begun {
     backend: Socket,
     identity: Arc<Backend>,
     idle_timeout: Duration,
+    /// Whether early ends count.
+    ejecting: bool,
     /// What the backend must get first.
     unsent: Vec<u8>,
     /// Whether the client's socket was left empty.
@@ -60,6 +63,9 @@ struct Begun {
 
 impl Begun {
     fn relay(self, shard: &Shard, session: &Rc<Session>, client: Socket) {
+        if self.ejecting {
+            session.turned_after.set(session.accepted.elapsed());
+        }
         shard.begin_relay(session, self.idle_timeout);
         let polled = [Side::Client, Side::Backend].map(|side| {
             if session.signal(side).get().polled { Polled::Before } else { Polled::Not }
@@ -74,9 +80,12 @@ impl Begun {
 async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
     let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = place(shard, session, &caller).await?;
-    let (proxy_out, idle_timeout) = match &*session.placed.borrow() {
-        Some(placed) => (placed.pool.settings.proxy_out, placed.pool.settings.idle_timeout),
+    let (backend, identity) = place(shard, session, client, &caller).await?;
+    let (proxy_out, idle_timeout, ejecting) = match &*session.placed.borrow() {
+        Some(Placed { pool, .. }) => {
+            let Settings { proxy_out, idle_timeout, health, .. } = &pool.settings;
+            (*proxy_out, *idle_timeout, health.ejection.is_some())
+        }
         None => return Err(End::PoolEmpty),
     };
     let First { bytes: mut unsent, byte_at, emptied } = caller.first;
@@ -86,7 +95,7 @@ async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begu
         unsent = header;
     }
     shard.listener_cells(&session.listener).placing.record(byte_at.elapsed());
-    Ok(Begun { backend, identity, idle_timeout, unsent, emptied })
+    Ok(Begun { backend, identity, idle_timeout, ejecting, unsent, emptied })
 }
 
 /// Reads the PROXY header and the preface, as far as the listener wants them.
@@ -135,9 +144,24 @@ fn store_key(session: &Session, key: &[u8]) {
 async fn place(
     shard: &Shard,
     session: &Session,
+    client: &Socket,
     caller: &Caller,
 ) -> Result<(Socket, Arc<Backend>), End> {
-    let table = shard.table();
+    loop {
+        match place_by(shard, session, client, (caller, shard.table())).await {
+            Err(Turned::Back) => {}
+            Err(Turned::Away(end)) => return Err(end),
+            Ok(placed) => return Ok(placed),
+        }
+    }
+}
+
+async fn place_by(
+    shard: &Shard,
+    session: &Session,
+    client: &Socket,
+    (caller, table): (&Caller, Arc<Table>),
+) -> Result<(Socket, Arc<Backend>), Turned> {
     let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
     let mut search = Search::new(pool, index, &key, caller.placement);
@@ -147,8 +171,11 @@ async fn place(
         placement: None,
         table_version: table.version,
     });
-    let result = try_backends(shard, session, &mut search).await;
-    if let Err(end) = &result {
+    if pool.settings.health.is_limiting() {
+        search = search.with_room_at(Instant::now());
+    }
+    let result = try_backends(shard, session, client, &mut search).await;
+    if let Err(Turned::Away(end)) = &result {
         pool.cells.of(shard.index).failures[*end as usize].add(1);
     }
     result
@@ -157,24 +184,33 @@ async fn place(
 async fn try_backends(
     shard: &Shard,
     session: &Session,
+    client: &Socket,
     search: &mut Search<'_>,
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Socket, Arc<Backend>), Turned> {
     let pool = search.pool;
     loop {
         let choice = shard.choose(search)?;
-        session.attempts.set(search.attempts());
         let backend = &pool.backends[choice.backend];
         if let Some(placed) = &mut *session.placed.borrow_mut() {
             placed.backend = Some(backend.clone());
             placed.placement = Some(choice.placement);
         }
-        backend.shared.opened();
+        match admission::enter(shard, session, client, (pool, backend)).await {
+            Ok(()) => {}
+            Err(Turned::Away(end)) => {
+                search.failed(end)?;
+                continue;
+            }
+            Err(Turned::Back) => return Err(Turned::Back),
+        }
+        session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
         match backend::connect(shard, session, pool, backend).await {
             Ok(socket) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
+                backend.shared.connected();
                 return Ok((socket, backend.clone()));
             }
             Err(end) => {

@@ -4,6 +4,8 @@
 //! or ends, and mailboxes.
 
 mod accept;
+pub mod admission;
+mod choose;
 pub mod closing;
 pub mod interrupt;
 mod loads;
@@ -27,6 +29,8 @@ use std::time::{Duration, Instant};
 use slab::Slab;
 
 use self::accept::{Listening, Reserve};
+use self::admission::Lines;
+use self::choose::fresh_memory;
 use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
@@ -39,11 +43,11 @@ use crate::end::End;
 use crate::listen::{Bound, Listeners};
 use crate::log::SessionLogSender;
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
-use crate::placement::{Choice, PoolMemory, Search};
+use crate::placement::PoolMemory;
 use crate::relay::{COOL_AFTER, Pipes, Relay};
 use crate::session::{Look, Session, Stage};
-use crate::sys::{Accepted, Exchange, Poller, Socket, Timer, WakeFd};
-use crate::table::{Backend, Listener, Pool, Table};
+use crate::sys::{Accepted, Exchange, Poller, Timer, WakeFd};
+use crate::table::{Listener, Table};
 
 /// What a shard is given at its start.
 pub struct Setup {
@@ -86,6 +90,7 @@ pub struct Shard {
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
+    lines: Lines,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -149,6 +154,7 @@ impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
         let Listeners { table, opened, .. } = listeners;
+        metrics.shards.of(index).table_version.set(table.version);
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
         let pools = table.pools.iter().enumerate();
@@ -174,6 +180,7 @@ impl Shard {
             table: RefCell::new(table),
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
+            lines: Lines::default(),
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -200,9 +207,13 @@ impl Shard {
                     self.closings.borrow_mut().begin(order, self.mailboxes.len());
                 }
                 Message::Drain(timeout) => self.drain(timeout),
-                Message::Sessions { limit, reply } => {
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(self.views(limit));
+                Message::StopClosing(backend) => self.closings.borrow_mut().stop(&backend),
+                // Whoever asked may have stopped waiting.
+                Message::Sessions { question, reply } => {
+                    let _gone = reply.send(self.page(&question));
+                }
+                Message::End { id, reply } => {
+                    let _gone = reply.send(self.end_by_operator(id));
                 }
             }
         }
@@ -210,17 +221,11 @@ impl Shard {
 
     fn take_table(&self, table: Arc<Table>) {
         let old = self.table.replace(table.clone());
-        let mut known: Vec<_> = self.memory.take().into_iter().map(Some).collect();
-        let memory = table.pools.iter().enumerate().map(|(index, pool)| {
-            let kept = old.pool(&pool.settings.name).and_then(|(old_index, old_pool)| {
-                Some(known.get_mut(old_index)?.take()?.carried(old_pool, pool))
-            });
-            kept.unwrap_or_else(|| fresh_memory(pool, self.index, index))
-        });
-        let memory = memory.collect();
-        self.memory.replace(memory);
+        self.carry_memory(&old, &table);
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
+        self.lines.follow(self, &table);
+        self.cells().table_version.set(table.version);
     }
 
     // -- listeners -----------------------------------------------------------------------------
@@ -282,6 +287,7 @@ impl Shard {
         }
         self.tick_warm(now);
         self.tick_closings(elapsed);
+        self.lines.release(self);
         for waker in self.tick_waiters.borrow_mut().drain(..) {
             waker.wake();
         }
@@ -446,50 +452,8 @@ impl Shard {
         &self.pipes
     }
 
-    /// The next backend for a session.
-    ///
-    /// # Errors
-    /// As `Search::next`.
-    pub fn choose(&self, search: &mut Search<'_>) -> Result<Choice, End> {
-        match self.memory.borrow_mut().get_mut(search.pool_index) {
-            Some(memory) => search.next(memory, self.now()),
-            None => Err(End::PoolEmpty),
-        }
+    /// Sessions that wait for room on their backend.
+    pub fn lines(&self) -> &Lines {
+        &self.lines
     }
-
-    /// Passes a backend over for its pool's `fail_timeout`: connecting to it failed. Found by
-    /// identity: the table may have changed since it was chosen. Said once per such time, not per
-    /// session.
-    pub fn note_failing(&self, backend: &Backend, end: End) {
-        let (table, now) = (self.table(), self.now());
-        for (pool, memory) in table.pools.iter().zip(self.memory.borrow_mut().iter_mut()) {
-            let Some(index) = pool.position(backend) else { continue };
-            if memory.failing_until[index] <= now {
-                let (pool, backend) = (&*pool.label, &*backend.label);
-                let (reason, shard) = (end.label(), self.index);
-                tracing::warn!(pool, backend, reason, shard, "backend failing");
-            }
-            memory.failing_until[index] = now + ticks(pool.settings.fail_timeout);
-        }
-    }
-
-    /// A connection that was made before it was needed.
-    pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<Socket> {
-        if pool.settings.warm == 0 {
-            return None;
-        }
-        self.warm.borrow_mut().take(backend, self.index)
-    }
-
-    /// Whose turn it is among a pool's source addresses.
-    pub fn next_source(&self) -> usize {
-        let turn = self.source_turn.get();
-        self.source_turn.set(turn.wrapping_add(1));
-        turn
-    }
-}
-
-/// Shards and pools start their turns and random choices differently.
-fn fresh_memory(pool: &Pool, shard: usize, index: usize) -> PoolMemory {
-    PoolMemory::new(pool.backends.len(), (shard as u64) << 32 | index as u64)
 }

@@ -7,12 +7,12 @@ mod pool;
 
 use std::sync::Arc;
 
-pub use self::pool::{Backend, BackendShared, Pool};
+pub use self::pool::{Backend, BackendShared, Pool, Verdict};
 use crate::config;
 use crate::metrics::{ListenerCells, PerShard};
 
 /// A version of everything sessions are placed by.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Table {
     /// Rises by one with each version; the first is 1.
     pub version: u64,
@@ -146,6 +146,11 @@ impl Table {
         }
     }
 
+    /// The next version with these very pools, to be judged or altered.
+    pub fn again(&self) -> Table {
+        Table { version: self.version + 1, ..self.clone() }
+    }
+
     /// The next version of the same, without those in `leaving` that nobody holds any more.
     pub fn swept(&self, shards: usize) -> Table {
         let layout = Layout {
@@ -238,6 +243,7 @@ impl Table {
             close_rate: 200,
             sources: Vec::new(),
             bounded_load: None,
+            health: config::Health::default(),
             backends: addresses.iter().map(backend).collect(),
         };
         change(&mut pool);

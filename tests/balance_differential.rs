@@ -192,7 +192,7 @@ fn start(folder: PathBuf, program: &str, arguments: &[&str], socket: &Path) -> P
             let said = std::fs::read_to_string(started.folder.join("output")).unwrap_or_default();
             panic!("{program} did not start (scripts/install-test-tools installs it): {said}");
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::park_timeout(Duration::from_millis(5));
     }
     started
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use corelane::balance::{Algorithm, Factor};
 use corelane::config::{
-    Address, BackendState, Config, Environment, Loaded, LookupKind, MissingKey, OnDown, OnRemove,
-    Protocol, ProxyOthers, Search, SessionLog, SocketOptions, TcpKey, parse,
+    Address, Answer, BackendState, CheckKind, Config, Ejection, Environment, Limits, Loaded,
+    LookupKind, MissingKey, OnDown, OnRemove, Protocol, ProxyOthers, Search, SessionLog,
+    SocketOptions, TcpKey, parse,
 };
 use corelane::http::rewrite::Mode;
 use corelane::http::rule::{Condition, HostPattern, PathPattern, Pattern, Statuses, Target};
@@ -25,6 +26,7 @@ state_dir = "/var/lib/gateway"
 
 [admin]
 listen = "unix:/run/admin.sock"
+hosts = ["Gateway.Example", "b"]
 
 [log]
 level = "debug"
@@ -83,10 +85,43 @@ tcp_user_timeout = "18s"
 tcp_keepalive = "19s"
 proxy_protocol = "v2"
 source_addresses = ["127.0.0.2", "127.0.0.3"]
+panic_threshold = "61%"
+slow_start = "20s"
+max_connections = 62
+connect_rate = "63/s"
+admission_queue = 64
+admission_timeout = "21s"
 backends = [
-  { address = "10.0.0.1:7", state = "down" },
+  { address = "10.0.0.1:7", state = "down", connect_rate = "65/s" },
   "unix:/run/back.sock",
 ]
+
+[pool.keyed.health]
+kind = "bytes"
+interval = "23s"
+timeout = "22s"
+rise = 66
+fall = 67
+port = 68
+listener = "framed"
+send = { kind = 1, version = 2, time = 772, body = "ab" }
+expect = { kind = 3, time = "4..=5", body = "hex:00fF" }
+
+[pool.keyed.ejection]
+failures = 69
+early = "24s"
+early_count = 70
+early_share = "71%"
+window = "25s"
+base_time = "26s"
+max_time = "27s"
+max_ejected = "72%"
+
+[pool.spread.health]
+kind = "http"
+path = "/ready?x=1"
+host = "chat.example:80"
+status = 204
 "#;
 
 /// Likewise, of HTTP.
@@ -222,9 +257,11 @@ fn of_the_process() {
     assert_eq!(config.runtime.spin, Duration::from_micros(50));
     assert_eq!(config.runtime.state_dir, Path::new("/var/lib/gateway"));
     // Two shards, each with three bound addresses, six warm connections to each of two backends,
-    // and 108 for rings, pipes and sockets about to be used again.
-    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64);
-    assert_eq!(config.admin.expect("an admin interface").listen, address("unix:/run/admin.sock"));
+    // and 108 for rings, pipes and sockets about to be used again. Two pools are checked.
+    assert_eq!(config.runtime.descriptors_needed, 2 * 1_234 + 2 * (3 + 6 * 2 + 108) + 64 + 512);
+    let admin = config.admin.expect("an admin interface");
+    assert_eq!(admin.listen, address("unix:/run/admin.sock"));
+    assert_eq!((admin.hosts, admin.token_file), (vec!["gateway.example".into(), "b".into()], None));
     assert_eq!(config.log.level, tracing::Level::DEBUG);
     assert_eq!(config.log.sessions, SessionLog::File("/var/log/sessions.log".into()));
     assert_eq!(config.log.queue, 77);
@@ -423,12 +460,29 @@ fn keyless_clients_on_one_backend_are_warned_about() {
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["listener[0].frame.missing_key", "pool.spread"], "{warnings:?}");
     assert!(warnings[0].problem.contains("all go to one backend"), "{}", warnings[0]);
-    assert_eq!((warnings[0].line, warnings[0].column), (32, 1));
+    assert_eq!((warnings[0].line, warnings[0].column), (33, 1));
     // Where sessions without key take turns there is nothing to warn about.
     let text = text.replace("balance = \"crc32_mod\"", "balance = \"ketama\"");
     let warnings = load(&text).warnings;
     let paths: Vec<&str> = warnings.iter().map(|warning| warning.path.as_str()).collect();
     assert_eq!(paths, ["pool.spread"], "{warnings:?}");
+}
+
+/// Everybody may connect there: who may ask is decided by tokens, which have to be good.
+#[test]
+fn a_far_admin_interface_has_tokens() {
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config-values-tokens");
+    let admin = format!("[admin]\nlisten = \"0.0.0.0:9901\"\ntoken_file = {file:?}\n#");
+    let text = EVERYTHING.replace("[admin]\nlisten", &admin);
+    std::fs::write(&file, "ops 0123456789abcdef\n").expect("written");
+    assert_eq!(load(&text).config.admin.expect("admin").token_file, Some(file.clone()));
+    std::fs::write(&file, "ops short\n").expect("written");
+    let environment =
+        Environment { variable: &|_| None, cores: vec![0, 1, 2, 3], descriptors_max: 20_000 };
+    let faults = parse(&text, "file.toml", &environment).expect_err("a bad token").to_string();
+    assert!(faults.contains("admin.token_file: cannot be used: line 1: a token of 5"), "{faults}");
+    assert!(!faults.contains("short"), "{faults}");
+    std::fs::remove_file(file).expect("removed");
 }
 
 #[test]
@@ -447,4 +501,63 @@ fn a_bound_is_a_number_of_hundredths() {
         let bound = load(&text).config.pools[1].bounded_load;
         assert_eq!(bound, Some(Factor(hundredths)), "{written}");
     }
+}
+
+#[test]
+fn of_a_pools_health() {
+    let config = everything();
+    let health = &config.pools[1].health;
+    assert_eq!((health.panic_percent, health.slow_start), (61, seconds(20)));
+    let own = Limits { connections_max: Some(62), rate_per_s: Some(63) };
+    assert_eq!(health.limits_of(&address("unix:/run/back.sock")), own);
+    assert_eq!(health.limits_of(&address("10.9.9.9:9")), own, "one that a store may add");
+    let mixed = Limits { connections_max: Some(62), rate_per_s: Some(65) };
+    assert_eq!(health.limits_of(&address("10.0.0.1:7")), mixed);
+    assert_eq!((health.queue_max, health.queue_timeout), (64, seconds(21)));
+    let ejection = Ejection {
+        failures: 69,
+        early: seconds(24),
+        early_count: 70,
+        early_percent: 71,
+        window: seconds(25),
+        base_time: seconds(26),
+        max_time: seconds(27),
+        max_ejected_percent: 72,
+    };
+    assert_eq!(health.ejection, Some(ejection));
+    let check = health.check.as_ref().expect("a check");
+    assert_eq!((check.interval, check.timeout), (seconds(23), seconds(22)));
+    assert_eq!((check.rise, check.fall, check.port), (66, 67, Some(68)));
+    let CheckKind::Bytes { send, expect } = &check.kind else { panic!("{check:?}") };
+    // Little-endian: two bytes, time, and the length that nobody wrote.
+    assert_eq!(send.as_slice(), b"\x01\x02\x04\x03\x02\0\0\0ab");
+    let Answer::Frame(frame) = expect else { panic!("{expect:?}") };
+    let mut fields: Vec<_> = frame.fields.iter().map(|f| (f.field, f.range.clone())).collect();
+    fields.sort_by_key(|(field, _)| *field);
+    assert_eq!(fields, [(0, 3..=3), (2, 4..=5)]);
+    assert_eq!(frame.body, [0, 255]);
+    let http = config.pools[0].health.check.as_ref().expect("a check");
+    let CheckKind::Http { path, host, status } = &http.kind else { panic!("{http:?}") };
+    assert_eq!((path.as_str(), host.as_deref()), ("/ready?x=1", Some("chat.example:80")));
+    assert_eq!((status.clone(), http.port), (204..=204, None));
+}
+
+#[test]
+fn a_check_can_be_written_as_text_or_hexadecimal() {
+    let with = |bytes: &str| {
+        let text = format!(
+            "{EVERYTHING}\n[pool.third]\nbalance = \"random\"\nbackends = [\"10.0.0.8:1\"]\n\
+                            [pool.third.health]\nkind = \"bytes\"\n{bytes}\n"
+        );
+        let config = load(&text).config;
+        let check = config.pools[2].health.check.clone().expect("a check");
+        let CheckKind::Bytes { send, expect: Answer::Prefix(prefix) } = check.kind else {
+            panic!("{check:?}")
+        };
+        (send, prefix)
+    };
+    assert_eq!(with(r#"expect = "220 ""#), (vec![], b"220 ".to_vec()));
+    let ping = r#"send = "PING\r\n"
+expect = "hex:2b 50 4f4e47""#;
+    assert_eq!(with(ping), (b"PING\r\n".to_vec(), b"+PONG".to_vec()));
 }

@@ -39,6 +39,7 @@ fn pool(name: &str, balance: Algorithm, weights: &[u32]) -> Pool {
         close_rate: 200,
         sources: Vec::new(),
         bounded_load: None,
+        health: corelane::config::Health::default(),
         backends: weights.iter().enumerate().map(backend).collect(),
     }
 }
@@ -89,6 +90,7 @@ fn config(pools: Vec<Pool>) -> Config {
         ],
         pools,
         lookups: Vec::new(),
+        shown: Default::default(),
     }
 }
 

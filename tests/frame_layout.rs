@@ -106,3 +106,30 @@ fn faults_say_what_would_be_valid() {
         assert!(error.contains(expected), "{header:?}: {error}");
     }
 }
+
+#[test]
+fn what_is_built_reads_back_and_what_does_not_fit_is_refused() {
+    let layout = compile(">ccHH", &["type", "version", "time", "length"]);
+    let login = layout.build(&[(0, -1), (1, 1), (2, 60)], b"{}");
+    assert_eq!(login.as_deref(), Some(&b"\xff\x01\0\x3c\0\x02{}"[..]));
+    let letters = ["b", "B", "h", "H", "i", "I", "q", "Q"];
+    for order in [">", "<"] {
+        for letter in letters {
+            let layout = compile(&format!("{order}{letter}H"), &["value", "length"]);
+            let (least, most) = layout.fields()[0].bounds();
+            for value in [least, least + 1, 0, 1, most - 1, most] {
+                let frame = layout.build(&[(0, value)], b"abc").expect("it fits");
+                let header = &frame[..layout.header_len()];
+                assert_eq!(layout.value(header, 0), Some(value), "{order}{letter}");
+                assert_eq!(layout.body_len(header), 3, "{order}{letter}");
+                assert_eq!(&frame[layout.header_len()..], b"abc");
+            }
+            for value in [least - 1, most + 1] {
+                assert_eq!(layout.build(&[(0, value)], b""), None, "{order}{letter} {value}");
+            }
+        }
+    }
+    let tiny = compile(">b", &["length"]);
+    assert_eq!(tiny.build(&[], &[0; 128]), None, "the length has to fit too");
+    assert_eq!(tiny.build(&[(1, 0)], b""), None, "no such field");
+}

@@ -135,6 +135,7 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
         close_rate: 200,
         sources: Vec::new(),
         bounded_load: None,
+        health: config::Health::default(),
         backends: backends.iter().map(backend).collect(),
     }
 }

@@ -251,7 +251,7 @@ async fn what_is_not_allowed_to_be_read_is_said_to_be_so() {
     let folder = Folder::new("denied");
     let path = folder.join("backends");
     fs::write(&path, toml(&[1])).expect("written");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("taken away");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).expect("taken away");
     let mut watcher = Watcher::of(&path, NEVER);
     // Root reads everything.
     if fs::File::open(&path).is_err() {

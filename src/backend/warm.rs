@@ -11,7 +11,6 @@ use std::sync::Arc;
 use socket2::SockRef;
 
 use super::{classify, outcome, start};
-use crate::config::BackendState;
 use crate::end::{End, Side};
 use crate::metrics::BackendCells;
 use crate::shard::wheel::{TICK, Tick, ticks};
@@ -128,7 +127,7 @@ impl Stock {
             cells.warm.sub(dead);
             cells.warm_stale.add(dead);
         }
-        if backend.state != BackendState::Ready {
+        if !pool.in_service(backend) {
             return Ok(());
         }
         self.settle(round, pool, backend)?;
@@ -148,6 +147,7 @@ impl Stock {
                         self.ready.push_back(socket);
                         cells.warm.add(1);
                         self.pause = 1;
+                        backend.shared.connected();
                     }
                     Err(end) => failure = Some(end),
                 }

@@ -4,9 +4,11 @@
 //! nothing that depends on it is reported again.
 
 mod frame;
+mod health;
 mod http;
 mod listener;
 mod pool;
+mod probe;
 mod process;
 mod relations;
 mod source;
@@ -19,8 +21,9 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
+use super::shown::shown;
 use super::value::{OneOf, ProtocolName};
-use super::{Address, Backend, Config, raw};
+use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
 /// The state of one check.
@@ -40,6 +43,12 @@ pub struct Checker<'a> {
     declared: Option<Vec<Declared>>,
     /// Every declared lookup, likewise.
     declared_lookups: Option<Vec<http::DeclaredLookup>>,
+    /// The header of every listener's frames, by name.
+    headers: Vec<(String, probe::Header)>,
+    /// The `health` of every pool, in file order.
+    pending_checks: Vec<probe::Pending>,
+    /// What backends of the pool at hand bear by their own tables.
+    own_limits: Vec<(Address, Limits)>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -111,6 +120,11 @@ pub fn check_backends(
     let path = Path::default().key("backends");
     let list = checker.required(raw.backends, &path, "a list of addresses");
     let backends = list.and_then(|list| checker.backends_listed(list, &path));
+    if checker.own_limits.iter().any(|(_, limits)| *limits != Limits::default()) {
+        let valid = "max_connections and connect_rate of the pool, in the configuration";
+        let problem = Problem::new("limits have no place in a file of backends", valid);
+        checker.relation(&path, problem.without_found());
+    }
     let mut faults = checker.values;
     faults.append(&mut checker.relations);
     match backends {
@@ -143,6 +157,9 @@ impl<'a> Checker<'a> {
             bound: Vec::new(),
             declared: None,
             declared_lookups: None,
+            headers: Vec::new(),
+            pending_checks: Vec::new(),
+            own_limits: Vec::new(),
         };
         for early in early {
             match early {
@@ -171,6 +188,7 @@ impl Checker<'_> {
         };
         let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
+        let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();
@@ -188,6 +206,7 @@ impl Checker<'_> {
             listeners: listeners?,
             pools: pools?,
             lookups: lookups?,
+            shown: shown(self.document.tree.get_ref()),
         })
     }
 

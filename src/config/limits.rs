@@ -191,3 +191,59 @@ pub const LOOKUP_MAX_ENTRIES: Rule<Count> = count(10_000, 16, 1_000_000);
 /// A caller waits for it.
 pub const LOOKUP_TIMEOUT: Rule<Duration> =
     deadline(Duration::from_secs(1), Duration::from_secs(60));
+/// 3,000 backends are checked 600 times a second.
+pub const CHECK_INTERVAL: Rule<Duration> = deadline(Duration::from_secs(5), HOUR);
+/// A backend that needs longer to answer one question does not serve a fleet.
+pub const CHECK_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(1), Duration::from_secs(60));
+/// Twice is no accident.
+pub const RISE: Rule<Count> = count(2, 1, 100);
+/// One lost packet takes nobody out.
+pub const FALL: Rule<Count> = count(3, 1, 100);
+/// No default: the port that sessions go to.
+pub const PORT: Rule<Count> = Rule { default: None, least: Count(1), most: Count(65_535) };
+
+/// In a row.
+pub const EJECTION_FAILURES: Rule<Count> = count(5, 1, 1_000);
+/// Sessions of devices live for hours.
+pub const EARLY: Rule<Duration> =
+    Rule { default: Some(Duration::from_secs(5)), least: Duration::ZERO, most: HOUR };
+/// Within the window.
+pub const EARLY_COUNT: Rule<Count> = count(5, 1, 1_000_000);
+/// Of the sessions given within the window.
+pub const EARLY_SHARE: Rule<Percent> = share(50, 1);
+/// Long enough for a few sessions per backend, short enough to act on.
+pub const EJECTION_WINDOW: Rule<Duration> =
+    Rule { default: Some(Duration::from_secs(30)), least: Duration::from_secs(1), most: HOUR };
+/// The first time.
+pub const BASE_TIME: Rule<Duration> =
+    Rule { default: Some(Duration::from_secs(30)), least: Duration::from_secs(1), most: HOUR };
+/// However often.
+pub const MAX_TIME: Rule<Duration> = Rule {
+    default: Some(Duration::from_secs(300)),
+    least: Duration::from_secs(1),
+    most: Duration::from_secs(24 * 3_600),
+};
+/// Half a fleet's backends do not fail by themselves.
+pub const MAX_EJECTED: Rule<Percent> = share(50, 0);
+/// Envoy's `healthy_panic_threshold`, seen from the other side.
+pub const PANIC_THRESHOLD: Rule<Percent> = share(PANIC_THRESHOLD_DEFAULT, 1);
+/// Of [`PANIC_THRESHOLD`].
+pub const PANIC_THRESHOLD_DEFAULT: u32 = 50;
+
+/// Off.
+pub const SLOW_START: Rule<Duration> =
+    Rule { default: Some(Duration::ZERO), least: Duration::ZERO, most: HOUR };
+/// No default: any number.
+pub const BACKEND_CONNECTIONS: Rule<Count> =
+    Rule { default: None, least: Count(1), most: Count(10_000_000) };
+/// No default: any pace.
+pub const CONNECT_RATE: Rule<PerSecond> =
+    Rule { default: None, least: PerSecond(1), most: PerSecond(1_000_000) };
+/// Per backend; a waiting session costs what a silent one does.
+pub const ADMISSION_QUEUE: Rule<Count> = count(ADMISSION_QUEUE_DEFAULT as i64, 0, 1_000_000);
+/// Of [`ADMISSION_QUEUE`].
+pub const ADMISSION_QUEUE_DEFAULT: u32 = 1_024;
+/// Shorter than a device's patience.
+pub const ADMISSION_TIMEOUT: Rule<Duration> = deadline(ADMISSION_TIMEOUT_DEFAULT, HOUR);
+/// Of [`ADMISSION_TIMEOUT`].
+pub const ADMISSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);

@@ -1,6 +1,7 @@
 //! The file as it is written. Field names are the keys; doc comments become the descriptions of
 //! the JSON Schema, so they speak to whoever writes a file.
 
+mod health;
 mod http;
 mod source;
 
@@ -12,13 +13,14 @@ use schemars::generate::SchemaSettings;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
+pub use self::health::{CheckName, Ejection, FieldValue, Health, Message};
 pub use self::http::{AccessLog, Forward, Http, HttpBackend, Lookup, Reply, Rule};
 pub use self::source::{BackendsFile, Source};
 use super::fault::Problem;
 use super::limits;
 use super::quantity::{ByteCount, Count, Ratio, ShortDuration};
 use super::shape::{Entries, OneOrMany, Scalar, Shape, Slot, table_shapes};
-use super::share::PerSecond;
+use super::share::{PerSecond, Percent};
 use super::value::{
     Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
 };
@@ -82,8 +84,8 @@ pub struct Runtime {
     /// How long a shard looks for work before it sleeps.
     #[schemars(transform = limits::SPIN.describe())]
     pub spin: Slot<ShortDuration>,
-    /// Folder of what has to survive a restart: the sets that sources gave last. Without it: the
-    /// configuration file's path with ".state" behind it.
+    /// Folder of what has to survive a restart: the sets that sources gave last, and edits of
+    /// backends. Without it: the configuration file's path with ".state" behind it.
     pub state_dir: Slot<String>,
 }
 
@@ -94,6 +96,13 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens: "IP:PORT" or "unix:/PATH".
     pub listen: Slot<Address>,
+    /// File of bearer tokens, a line each, with a name before it or without; needed to listen on
+    /// more than loopback. Without it whoever can connect is trusted.
+    pub token_file: Slot<String>,
+    /// Host names by which the interface may be called over TCP, beside IP addresses and
+    /// "localhost".
+    #[schemars(extend("default" = []))]
+    pub hosts: Slot<Vec<Slot<String>>>,
 }
 
 /// Where lines go.
@@ -260,8 +269,32 @@ pub struct Pool {
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     #[schemars(extend("default" = []))]
     pub source_addresses: Slot<Vec<Slot<IpAddr>>>,
-    /// Addresses, or tables with address, weight and state. Required without a source; beside one
-    /// they come first, and what the source says about them does not count.
+    /// Backends are asked how they are; without this table nobody asks.
+    pub health: Slot<Health>,
+    /// Sessions show how backends are; without this table nobody is ejected.
+    pub ejection: Slot<Ejection>,
+    /// With a larger share of the pool than this unhealthy or ejected, all of it is used; "100%"
+    /// never does that.
+    #[schemars(transform = limits::PANIC_THRESHOLD.describe())]
+    pub panic_threshold: Slot<Percent>,
+    /// A backend that returns is given new sessions at a pace that rises for this long; "0s": at
+    /// once.
+    #[schemars(transform = limits::SLOW_START.describe())]
+    pub slow_start: Slot<Duration>,
+    /// Sessions that one backend bears at once; any number without this key.
+    #[schemars(transform = limits::BACKEND_CONNECTIONS.describe())]
+    pub max_connections: Slot<Count>,
+    /// New sessions that one backend bears in a second; any number without this key.
+    #[schemars(transform = limits::CONNECT_RATE.describe())]
+    pub connect_rate: Slot<PerSecond>,
+    /// Sessions that may wait for one backend.
+    #[schemars(transform = limits::ADMISSION_QUEUE.describe())]
+    pub admission_queue: Slot<Count>,
+    /// How long a session may wait for its backend.
+    #[schemars(transform = limits::ADMISSION_TIMEOUT.describe())]
+    pub admission_timeout: Slot<Duration>,
+    /// Addresses, or tables with address, weight, state and limits. Required without a source;
+    /// beside one they come first, and what the source says about them does not count.
     pub backends: Slot<Vec<Slot<Backend>>>,
 }
 
@@ -287,6 +320,12 @@ pub struct BackendTable {
     /// "ready", or "drain" or "down" to give it no new sessions.
     #[schemars(extend("default" = "ready"))]
     pub state: Slot<OneOf<BackendState>>,
+    /// Instead of the pool's.
+    #[schemars(transform = limits::BACKEND_CONNECTIONS.describe())]
+    pub max_connections: Slot<Count>,
+    /// Instead of the pool's.
+    #[schemars(transform = limits::CONNECT_RATE.describe())]
+    pub connect_rate: Slot<PerSecond>,
 }
 
 impl Shape for Backend {

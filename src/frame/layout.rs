@@ -47,6 +47,13 @@ struct FieldShape {
     signed: bool,
 }
 
+impl FieldShape {
+    fn bounds(self) -> (i128, i128) {
+        let bits = 8 * self.len;
+        if self.signed { (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) } else { (0, (1 << bits) - 1) }
+    }
+}
+
 /// What a header string or field list is wrong about; `Display` says what would be valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LayoutError(pub String);
@@ -73,6 +80,11 @@ impl Field {
     /// Whether the value can be negative.
     pub fn is_signed(&self) -> bool {
         self.shape.signed
+    }
+
+    /// Smallest and largest value.
+    pub fn bounds(&self) -> (i128, i128) {
+        self.shape.bounds()
     }
 }
 
@@ -134,8 +146,35 @@ impl Layout {
         self.read(header, self.fields.get(index)?.shape)
     }
 
+    /// A frame with this body and these header fields, by index; the length is computed, and fields
+    /// that are not named are 0. `None` if a field does not exist or cannot hold its value.
+    pub fn build(&self, fields: &[(usize, i128)], body: &[u8]) -> Option<Vec<u8>> {
+        let mut frame = vec![0; self.header_len];
+        for (index, value) in fields {
+            self.write(&mut frame, self.fields.get(*index)?.shape, *value)?;
+        }
+        self.write(&mut frame, self.length, i128::try_from(body.len()).ok()?)?;
+        frame.extend_from_slice(body);
+        Some(frame)
+    }
+
+    /// Writes a field into a complete header.
+    fn write(&self, header: &mut [u8], shape: FieldShape, value: i128) -> Option<()> {
+        let (least, most) = shape.bounds();
+        if value < least || value > most {
+            return None;
+        }
+        let bytes = header.get_mut(shape.offset..shape.offset + shape.len)?;
+        let big_endian = value.to_be_bytes();
+        bytes.copy_from_slice(&big_endian[big_endian.len() - shape.len..]);
+        if !self.big_endian {
+            bytes.reverse();
+        }
+        Some(())
+    }
+
     /// The announced body length; 0 for a header that is not complete.
-    pub(super) fn body_len(&self, header: &[u8]) -> i128 {
+    pub fn body_len(&self, header: &[u8]) -> i128 {
         self.read(header, self.length).unwrap_or(0)
     }
 

@@ -63,7 +63,7 @@ families! {
     DRAINING = Gauge "corelane_draining" []
         "1 while the process accepts nothing new and lets its connections end, else 0.";
     TABLE_VERSION = Gauge "corelane_table_version" []
-        "Version of the table of pools that new connections are placed by.";
+        "Version of the table of pools that was published last.";
     RELOADS = Counter "corelane_config_reloads_total" ["result"]
         "Requests to reload the configuration, by what became of them: success or refused.";
     RELOAD_SUCCESSFUL = Gauge "corelane_config_last_reload_successful" []
@@ -120,6 +120,22 @@ families! {
         "Failed attempts to read or watch.";
     SOURCE_CHANGES = Counter "corelane_source_changes_total" ["pool", "source"]
         "Sets put in force.";
+    HEALTH_CHECKS = Counter "corelane_health_checks_total" ["pool", "outcome"]
+        "Checks of the pool's backends, by what came of them.";
+    HEALTH_CHANGES = Counter "corelane_health_changes_total" ["pool", "to"]
+        "Backends that checks took out of service (down) or put back (up).";
+    EJECTIONS = Counter "corelane_ejections_total" ["pool", "reason"]
+        "Backends ejected for what sessions met on them.";
+    EJECTIONS_WITHHELD = Counter "corelane_ejections_withheld_total" ["pool"]
+        "Ejections that max_ejected forbade.";
+    POOL_PANIC = Gauge "corelane_pool_panic" ["pool"]
+        "1 while so many backends are out of service that all are used, else 0.";
+    POOL_PANICS = Counter "corelane_pool_panics_total" ["pool"]
+        "Times the pool began to use all its backends.";
+    ADMISSION_WAIT = Histogram "corelane_admission_wait_seconds" ["pool"]
+        "Waits for room on a backend of client connections that got it.";
+    ADMISSION_WAITS_FAILED = Counter "corelane_admission_waits_failed_total" ["pool", "reason"]
+        "Client connections that needed to wait for room on a backend and did not get it.";
     BACKEND_STATE = Gauge "corelane_backend_state" ["pool", "backend", "state"]
         "1 for the state the backend is in, 0 for the others.";
     BACKEND_ACTIVE = Gauge "corelane_backend_connections_active" ["pool", "backend"]
@@ -139,9 +155,15 @@ families! {
         "Client connections that found a ready-made connection.";
     BACKEND_WARM_STALE = Counter "corelane_backend_warm_stale_total" ["pool", "backend"]
         "Ready-made connections found closed before use.";
+    BACKEND_EARLY_ENDS = Counter "corelane_backend_early_ends_total" ["pool", "backend"]
+        "Client connections that the backend ended before they were as old as the pool's early.";
+    BACKEND_WAITING = Gauge "corelane_backend_waiting" ["pool", "backend"]
+        "Client connections that wait for room on the backend.";
 
     SHARD_ACTIVE = Gauge "corelane_shard_connections_active" ["shard"]
         "Client connections the shard runs now.";
+    SHARD_TABLE_VERSION = Gauge "corelane_shard_table_version" ["shard"]
+        "Version of the table that the shard places new connections by.";
     SHARD_TICKS = Counter "corelane_shard_ticks_total" ["shard"]
         "Turns of the shard's coarse timer; one that stands still belongs to a stuck shard.";
     HANDOVERS = Counter "corelane_handovers_total" ["shard"]

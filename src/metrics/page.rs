@@ -1,6 +1,8 @@
 //! The metrics page: reads every cell when asked and writes OpenMetrics text. Nothing is stored
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
+mod health;
+
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -21,7 +23,6 @@ use super::{
     ShardCells,
 };
 use crate::admin::{Phase, Stage};
-use crate::config::BackendState;
 use crate::end::{AcceptError, End, Placement, Rejection};
 use crate::log::Logs;
 use crate::source::FailureCause;
@@ -122,6 +123,10 @@ impl Cells {
                 sum.wrapping_add(listener.cells.of(shard).active.value())
             });
             active.number(&[&shard.to_string()], sum)?;
+        }
+        let mut versions = page.family(&names::SHARD_TABLE_VERSION)?;
+        for (shard, cell) in shards.iter().enumerate() {
+            versions.number(&[&shard.to_string()], cell.table_version.value())?;
         }
         let mut ticks = page.family(&names::SHARD_TICKS)?;
         for (shard, cell) in shards.iter().enumerate() {
@@ -253,7 +258,7 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
             failures.number(&[&pool.settings.name, end.label()], count)?;
         }
     }
-    Ok(())
+    health::pools(page, table)
 }
 
 fn sources(page: &mut Writing, sources: &[SourceView]) -> fmt::Result {
@@ -270,7 +275,8 @@ fn sources(page: &mut Writing, sources: &[SourceView]) -> fmt::Result {
             ages.number(&[&source.pool, &source.label], heard.elapsed().as_secs())?;
         }
     }
-    let numbers: [(&'static Family, fn(&SourceView) -> u64); 7] = [
+    type Number = fn(&SourceView) -> u64;
+    let numbers: [(&'static Family, Number); 7] = [
         (&names::SOURCE_MEMBERS, |source| source.members.unwrap_or(0) as u64),
         (&names::SOURCE_REJECTED, |source| source.rejected.len() as u64),
         (&names::SOURCE_HELD, |source| source.held as u64),
@@ -295,20 +301,19 @@ fn sources(page: &mut Writing, sources: &[SourceView]) -> fmt::Result {
     Ok(())
 }
 
-/// Every state with its label.
-const STATES: [(BackendState, &str); 3] =
-    [(BackendState::Ready, "ready"), (BackendState::Drain, "drain"), (BackendState::Down, "down")];
+/// Labels of every state.
+const STATES: [&str; 6] = ["ready", "drain", "down", "unhealthy", "ejected", "removed"];
 
 fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     let mut states = page.family(&names::BACKEND_STATE)?;
     for pool in table.all_pools() {
         for backend in pool.all_backends() {
             let leaving = !pool.backends.iter().any(|known| Arc::ptr_eq(known, backend));
-            for (state, label) in STATES {
-                let labels: [&str; 3] = [&pool.settings.name, &backend.label, label];
-                states.number(&labels, u64::from(!leaving && backend.state == state))?;
+            let label = if leaving { "removed" } else { backend.state_label() };
+            for state in STATES {
+                let labels: [&str; 3] = [&pool.settings.name, &backend.label, state];
+                states.number(&labels, u64::from(state == label))?;
             }
-            states.number(&[&pool.settings.name, &backend.label, "removed"], u64::from(leaving))?;
         }
     }
     per_backend(page, table, &names::BACKEND_ACTIVE, |family, [pool, backend], cells| {
@@ -342,7 +347,8 @@ fn backends(page: &mut Writing, table: &Table) -> fmt::Result {
     })?;
     per_backend(page, table, &names::BACKEND_WARM_STALE, |family, [pool, backend], cells| {
         family.number(&[pool, backend], cells.sum(|cell| &cell.warm_stale))
-    })
+    })?;
+    health::backends(page, table)
 }
 
 fn per_backend(

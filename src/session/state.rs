@@ -27,6 +27,8 @@ pub type StoredKey = SmallVec<[u8; 24]>;
 pub enum Stage {
     /// Its first bytes are being read.
     Preface,
+    /// It waits for room on its backend.
+    Wait,
     /// Its backend is being connected.
     Connect,
     /// Bytes go both ways.
@@ -38,6 +40,7 @@ impl Stage {
     pub fn label(self) -> &'static str {
         match self {
             Stage::Preface => "preface",
+            Stage::Wait => "wait",
             Stage::Connect => "connect",
             Stage::Relay => "relay",
         }
@@ -130,8 +133,8 @@ pub struct Session {
     pub key: RefCell<StoredKey>,
     /// Its pool and backend, once known.
     pub placed: RefCell<Option<Placed>>,
-    /// Connection attempts made.
-    pub attempts: Cell<u32>,
+    /// Connection attempts made: at most 17.
+    pub attempts: Cell<u8>,
     /// Stage of its life.
     pub stage: Cell<Stage>,
     /// Ends its waits: deadlines, drain, hang-ups.
@@ -146,12 +149,17 @@ pub struct Session {
     pub preface_time: Took,
     /// Time of the successful connection attempt; zero for a warm connection.
     pub connect_time: Took,
+    /// Accept to its first wait for room on a backend; once it relays, accept to relay, if early
+    /// ends count.
+    pub turned_after: Took,
     /// Its sockets and what is between them, while it relays.
     pub relay: RefCell<Option<Relay>>,
     /// Whether its relay has something to give back when it goes quiet.
     pub busy: Cell<bool>,
     signals: [Cell<Signal>; 2],
-    deadline: Cell<(Tick, End)>,
+    // Not a pair: that would be padded.
+    deadline_at: Cell<Tick>,
+    deadline_end: Cell<End>,
     idle_ticks: Cell<Tick>,
     scheduled: Cell<Tick>,
 }
@@ -189,10 +197,12 @@ impl Session {
             bytes_out: Cell::new(0),
             preface_time: Took::default(),
             connect_time: Took::default(),
+            turned_after: Took::default(),
             relay: RefCell::new(None),
             busy: Cell::new(false),
             signals: Default::default(),
-            deadline: Cell::new((Tick::MAX, End::PrefaceTimeout)),
+            deadline_at: Cell::new(Tick::MAX),
+            deadline_end: Cell::new(End::PrefaceTimeout),
             idle_ticks: Cell::new(Tick::MAX / 2),
             scheduled: Cell::new(Tick::MAX),
         }
@@ -207,7 +217,8 @@ impl Session {
     /// this session, unless it will be shown early enough anyway.
     #[must_use]
     pub fn set_deadline(&self, at: Tick, end: End, now: Tick) -> Option<Tick> {
-        self.deadline.set((at, end));
+        self.deadline_at.set(at);
+        self.deadline_end.set(end);
         self.schedule(at, now)
     }
 
@@ -240,7 +251,7 @@ impl Session {
         }
         self.scheduled.set(Tick::MAX);
         if self.stage.get() != Stage::Relay {
-            let (at, end) = self.deadline.get();
+            let (at, end) = (self.deadline_at.get(), self.deadline_end.get());
             return Some(if at <= now { Look::Over(end) } else { Look::Again(at) });
         }
         let quiet_since = self.active.get();

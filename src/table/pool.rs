@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::time::Instant;
 
 use super::is_held;
 use crate::balance::{Balance, Bound, Entry};
-use crate::config;
-use crate::metrics::{BackendCells, PerShard, PoolCells};
+use crate::config::{self, BackendState};
+use crate::health::room::{Room, Terms};
+use crate::metrics::{BackendCells, HealthCells, PerShard, PoolCells};
 
 /// A pool of one version.
 #[derive(Debug)]
@@ -18,14 +20,18 @@ pub struct Pool {
     pub settings: config::Pool,
     /// The prepared algorithm.
     pub balance: Balance,
-    /// `bounded_load` with the shares of this version's ready backends.
+    /// `bounded_load` with the shares of this version's backends in service.
     pub bound: Option<Bound>,
+    /// So many backends are out of service that their verdicts are not believed.
+    pub panicking: bool,
     /// In the pool's order: an index from `balance` is an index here.
     pub backends: Vec<Arc<Backend>>,
     /// Backends that are no longer in the pool, but have sessions left.
     pub leaving: Vec<Arc<Backend>>,
     /// Counters of the pool's identity, which is its name.
     pub cells: Arc<PerShard<PoolCells>>,
+    /// Counters of its health.
+    pub health: Arc<HealthCells>,
     /// Sessions open now on all backends the pool ever had.
     live: Arc<AtomicU32>,
     positions: Arc<Positions>,
@@ -57,8 +63,14 @@ pub struct Backend {
     pub label: Arc<str>,
     /// Relative share.
     pub weight: u32,
-    /// Whether it takes new sessions.
-    pub state: config::BackendState,
+    /// Whether it takes new sessions, as far as somebody said.
+    pub state: BackendState,
+    /// Whether it takes new sessions, as far as is known of its health.
+    pub verdict: Verdict,
+    /// When it came to the pool, or came back into service; `None`: it was there from the start.
+    pub returned: Option<Instant>,
+    /// What it bears.
+    pub limits: config::Limits,
     /// What outlives this version.
     pub shared: Arc<BackendShared>,
 }
@@ -66,29 +78,76 @@ pub struct Backend {
 /// The part of a backend that outlives table versions.
 #[derive(Debug)]
 pub struct BackendShared {
-    /// Sessions open now on all shards: what `least_conn` compares. Written when a session is
-    /// placed and when it ends, never per message.
-    pub live: AtomicU32,
+    /// Sessions open and waiting now on all shards. Written when a session is placed and when it
+    /// ends, never per message.
+    pub room: Room,
+    /// Attempts to connect that failed since the last that succeeded, on all shards.
+    pub failures_in_row: AtomicU32,
     /// Counters.
     pub cells: PerShard<BackendCells>,
     pool_live: Arc<AtomicU32>,
 }
 
+/// What is known of a backend's health.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing bad.
+    #[default]
+    Healthy,
+    /// Its checks fail.
+    Unhealthy,
+    /// Sessions failed on it, for which it is out for a while.
+    Ejected,
+}
+
+impl Verdict {
+    /// The name in metrics, logs and the admin interface.
+    pub fn label(self) -> &'static str {
+        match self {
+            Verdict::Healthy => "healthy",
+            Verdict::Unhealthy => "unhealthy",
+            Verdict::Ejected => "ejected",
+        }
+    }
+}
+
 impl BackendShared {
-    fn new(shards: usize, pool_live: Arc<AtomicU32>) -> BackendShared {
-        BackendShared { live: AtomicU32::new(0), cells: PerShard::new(shards), pool_live }
+    /// A backend that nothing is known of.
+    pub fn new(shards: usize, pool_live: Arc<AtomicU32>) -> BackendShared {
+        BackendShared {
+            room: Room::default(),
+            failures_in_row: AtomicU32::new(0),
+            cells: PerShard::new(shards),
+            pool_live,
+        }
     }
 
-    /// A session is placed here.
-    pub fn opened(&self) {
-        self.live.fetch_add(1, Relaxed);
-        self.pool_live.fetch_add(1, Relaxed);
+    /// Lets a session in if there is room for it; [`BackendShared::closed`] is its end.
+    pub fn enter(&self, terms: &Terms, now: Instant) -> bool {
+        let entered = self.room.enter(terms, now);
+        if entered {
+            self.pool_live.fetch_add(1, Relaxed);
+        }
+        entered
     }
 
-    /// A session that was placed here has ended, or could not be connected.
+    /// A session that was let in has ended, or could not be connected.
     pub fn closed(&self) {
-        self.live.fetch_sub(1, Relaxed);
+        self.room.leave();
         self.pool_live.fetch_sub(1, Relaxed);
+    }
+
+    /// A connection to it succeeded.
+    pub fn connected(&self) {
+        // Written only after a failure: all shards read this.
+        if self.failures_in_row.load(Relaxed) > 0 {
+            self.failures_in_row.store(0, Relaxed);
+        }
+    }
+
+    /// A connection to it failed, and not by our fault.
+    pub fn failed(&self) {
+        self.failures_in_row.fetch_add(1, Relaxed);
     }
 }
 
@@ -118,14 +177,16 @@ impl Pool {
     pub(super) fn new(settings: &config::Pool, shards: usize) -> Pool {
         let live = Arc::new(AtomicU32::new(0));
         let fresh = |backend: &config::Backend| {
-            Arc::new(Backend::new(backend, Arc::new(BackendShared::new(shards, live.clone()))))
+            let shared = BackendShared::new(shards, live.clone());
+            Arc::new(Backend::new(backend, settings, Arc::new(shared)))
         };
         let backends: Vec<_> = settings.backends.iter().map(fresh).collect();
-        let moves_on = settings.on_down == config::OnDown::Next;
-        let balance = Balance::prepare(settings.balance, &entries(&backends), moves_on);
+        let balance = prepared(settings, &entries(&backends, false));
         let positions = Arc::new(Positions::of(&backends));
-        let cells = Arc::new(PerShard::new(shards));
-        Pool::build(settings, Parts { balance, backends, cells, live, positions })
+        let (cells, health) = (Arc::new(PerShard::new(shards)), Arc::default());
+        let panicking = false;
+        let parts = Parts { balance, backends, panicking, cells, health, live, positions };
+        Pool::build(settings, parts)
     }
 
     /// The next version. A backend of a known address keeps its identity, also one that has left
@@ -135,14 +196,19 @@ impl Pool {
             self.all_backends().map(|backend| (&backend.address, backend)).collect();
         let mut backends = Vec::with_capacity(settings.backends.len());
         for backend in &settings.backends {
+            let limits = settings.health.limits_of(&backend.address);
+            let same = |old: &Backend| {
+                old.weight == backend.weight && old.state == backend.state && old.limits == limits
+            };
             backends.push(match known.remove(&backend.address) {
-                Some(old) if old.weight == backend.weight && old.state == backend.state => {
-                    old.clone()
+                Some(old) if same(old) => old.clone(),
+                Some(old) => {
+                    let new = Backend::new(backend, settings, old.shared.clone());
+                    Arc::new(Backend { verdict: old.verdict, returned: old.returned, ..new })
                 }
-                Some(old) => Arc::new(Backend::new(backend, old.shared.clone())),
                 None => {
                     let shared = BackendShared::new(shards, self.live.clone());
-                    Arc::new(Backend::new(backend, Arc::new(shared)))
+                    Arc::new(Backend::new(backend, settings, Arc::new(shared)))
                 }
             });
         }
@@ -150,42 +216,65 @@ impl Pool {
         let left = self.backends.iter().chain(left);
         let leaving = left.filter(|backend| known.contains_key(&backend.address));
         let leaving = leaving.cloned().collect();
-        Pool { leaving, ..self.followed_by(settings, backends) }
+        Pool { leaving, ..self.followed_by(settings, backends, self.panicking) }
+    }
+
+    /// The same pool, judged anew.
+    pub fn judged(&self, backends: Vec<Arc<Backend>>, panicking: bool) -> Pool {
+        let leaving = self.leaving.clone();
+        Pool { leaving, ..self.followed_by(&self.settings, backends, panicking) }
+    }
+
+    /// Whether the backend takes new sessions.
+    #[inline]
+    pub fn in_service(&self, backend: &Backend) -> bool {
+        in_service(backend, self.panicking)
+    }
+
+    /// What the backend bears now.
+    pub fn terms(&self, backend: &Backend) -> Terms {
+        let slow_start = self.settings.health.slow_start;
+        Terms { limits: backend.limits, slow_start, returned: backend.returned }
     }
 
     /// What was prepared is used again as far as it is of the same backends.
-    fn followed_by(&self, settings: &config::Pool, backends: Vec<Arc<Backend>>) -> Pool {
-        let same = |alike: fn(&Backend, &Backend) -> bool| {
+    fn followed_by(
+        &self,
+        settings: &config::Pool,
+        backends: Vec<Arc<Backend>>,
+        panicking: bool,
+    ) -> Pool {
+        let same = |alike: &dyn Fn(&Backend, &Backend) -> bool| {
             let mut pairs = self.backends.iter().zip(&backends);
             self.backends.len() == backends.len() && pairs.all(|(old, new)| alike(old, new))
         };
-        let in_place = same(|old, new| Arc::ptr_eq(&old.shared, &new.shared));
+        let in_place = same(&|old, new| Arc::ptr_eq(&old.shared, &new.shared));
         let positions = match in_place {
             true => self.positions.clone(),
             false => Arc::new(Positions::of(&backends)),
         };
-        let entries = entries(&backends);
+        let entries = entries(&backends, panicking);
         let moves_on = settings.on_down == config::OnDown::Next;
         let alike = self.settings.balance == settings.balance
-            && same(|old, new| old.address == new.address && old.weight == new.weight);
+            && same(&|old, new| old.address == new.address && old.weight == new.weight);
         let stands = self.settings.on_down == settings.on_down
-            && same(|old, new| is_ready(old) == is_ready(new));
+            && same(&|old, new| self.in_service(old) == in_service(new, panicking));
         let balance = match (alike, stands) {
             (true, true) => self.balance.clone(),
             (true, false) => self.balance.with_states(&entries, moves_on),
-            (false, _) => Balance::prepare(settings.balance, &entries, moves_on),
+            (false, _) => prepared(settings, &entries),
         };
-        let (cells, live) = (self.cells.clone(), self.live.clone());
-        Pool::build(settings, Parts { balance, backends, cells, live, positions })
+        let (cells, health, live) = (self.cells.clone(), self.health.clone(), self.live.clone());
+        let parts = Parts { balance, backends, panicking, cells, health, live, positions };
+        Pool::build(settings, parts)
     }
 
     fn build(settings: &config::Pool, parts: Parts) -> Pool {
-        let Parts { balance, backends, cells, live, positions } = parts;
-        if balance.lowered() {
-            let (pool, algorithm) = (&*settings.name, settings.balance.name());
-            tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
-        }
-        let weight = |backend: &Arc<Backend>| if is_ready(backend) { backend.weight } else { 0 };
+        let Parts { balance, backends, panicking, cells, health, live, positions } = parts;
+        let weight = |backend: &Arc<Backend>| match in_service(backend, panicking) {
+            true => backend.weight,
+            false => 0,
+        };
         let bound = settings.bounded_load;
         let bound = bound.map(|factor| Bound::new(factor, backends.iter().map(weight)));
         Pool {
@@ -195,7 +284,9 @@ impl Pool {
             bound,
             backends,
             leaving: Vec::new(),
+            panicking,
             cells,
+            health,
             live,
             positions,
         }
@@ -206,33 +297,73 @@ impl Pool {
 struct Parts {
     balance: Balance,
     backends: Vec<Arc<Backend>>,
+    panicking: bool,
     cells: Arc<PerShard<PoolCells>>,
+    health: Arc<HealthCells>,
     live: Arc<AtomicU32>,
     positions: Arc<Positions>,
 }
 
-fn entries(backends: &[Arc<Backend>]) -> Vec<Entry<'_>> {
+/// Prepares the algorithm, and says what it could not take.
+fn prepared(settings: &config::Pool, entries: &[Entry<'_>]) -> Balance {
+    let moves_on = settings.on_down == config::OnDown::Next;
+    let balance = Balance::prepare(settings.balance, entries, moves_on);
+    if balance.lowered() {
+        let (pool, algorithm) = (&*settings.name, settings.balance.name());
+        tracing::warn!(pool, algorithm, "weights are too large for the algorithm: divided");
+    }
+    balance
+}
+
+fn entries(backends: &[Arc<Backend>], panicking: bool) -> Vec<Entry<'_>> {
     backends
         .iter()
         .map(|backend| Entry {
             id: &backend.label,
             weight: backend.weight,
-            ready: is_ready(backend),
+            ready: in_service(backend, panicking),
         })
         .collect()
 }
 
-fn is_ready(backend: &Backend) -> bool {
-    backend.state == config::BackendState::Ready
+fn in_service(backend: &Backend, panicking: bool) -> bool {
+    backend.state == BackendState::Ready && (panicking || backend.verdict == Verdict::Healthy)
 }
 
 impl Backend {
-    fn new(settings: &config::Backend, shared: Arc<BackendShared>) -> Backend {
+    /// The name of its state: what somebody said, and if that is nothing, what is known.
+    pub fn state_label(&self) -> &'static str {
+        match (self.state, self.verdict) {
+            (BackendState::Drain, _) => "drain",
+            (BackendState::Down, _) => "down",
+            (BackendState::Ready, Verdict::Healthy) => "ready",
+            (BackendState::Ready, verdict) => verdict.label(),
+        }
+    }
+
+    /// The same backend, judged anew.
+    pub fn judged(&self, verdict: Verdict, returned: Option<Instant>) -> Backend {
+        Backend {
+            address: self.address.clone(),
+            label: self.label.clone(),
+            weight: self.weight,
+            state: self.state,
+            verdict,
+            returned,
+            limits: self.limits,
+            shared: self.shared.clone(),
+        }
+    }
+
+    fn new(settings: &config::Backend, pool: &config::Pool, shared: Arc<BackendShared>) -> Backend {
         Backend {
             address: settings.address.clone(),
             label: settings.address.to_string().into(),
             weight: settings.weight,
             state: settings.state,
+            verdict: Verdict::Healthy,
+            returned: None,
+            limits: pool.health.limits_of(&settings.address),
             shared,
         }
     }
@@ -253,6 +384,11 @@ mod tests {
         };
         pool.backends = ports.iter().map(backend).collect();
         Layout::of_pools(vec![pool])
+    }
+
+    fn enter(pool: &Pool, index: usize) -> bool {
+        let backend = &pool.backends[index];
+        backend.shared.enter(&pool.terms(backend), Instant::now())
     }
 
     #[test]
@@ -276,7 +412,7 @@ mod tests {
     #[test]
     fn a_changed_set_keeps_the_identities_that_stay() {
         let first = Table::sample(&config::Address::local(1..5), |_| {});
-        first.pools[0].backends[1].shared.opened();
+        assert!(enter(&first.pools[0], 1));
         let second = first.next(&with(&first, &[4, 1, 9]), 1);
         let (old, new) = (&first.pools[0], &second.pools[0]);
         assert!(!new.has_positions_of(old));
@@ -289,7 +425,7 @@ mod tests {
     fn a_backend_that_left_is_kept_while_a_session_has_it_and_comes_back_as_itself() {
         let first = Table::sample(&config::Address::local(1..4), |_| {});
         let session = first.pools[0].backends[1].clone();
-        session.shared.opened();
+        assert!(enter(&first.pools[0], 1));
         let second = first.next(&with(&first, &[1, 3]), 1);
         drop(first);
         assert_eq!(second.pools[0].backends.len(), 2);
@@ -297,7 +433,7 @@ mod tests {
         let third = second.next(&with(&second, &[1, 3, 2]), 1);
         let back = &third.pools[0].backends[2].shared;
         assert!(Arc::ptr_eq(back, &session.shared));
-        assert_eq!((back.live.load(Relaxed), third.pools[0].live()), (1, 1));
+        assert_eq!((back.room.live(), third.pools[0].live()), (1, 1));
         assert!(third.pools[0].leaving.is_empty());
         session.shared.closed();
         assert_eq!(third.pools[0].live(), 0);

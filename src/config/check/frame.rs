@@ -7,7 +7,7 @@ use crate::config::quantity::ByteCount;
 use crate::config::shape::{Entries, Slot};
 use crate::config::value::{Expected, MissingKeyName, OneOf};
 use crate::config::{FrameListener, MissingKey, limits, raw};
-use crate::frame::{Expect, FIELDS_MAX, Field, FrameRules, Layout};
+use crate::frame::{Expect, FIELDS_MAX, FrameRules, Layout};
 use crate::key::{KeyExpression, NumberFormat};
 
 /// A checked table, and the pool its `missing_key` names.
@@ -133,7 +133,7 @@ impl Checker<'_> {
                 continue;
             };
             let Some(Expected(range)) = range else { continue };
-            let (least, most) = field_bounds(&layout.fields()[field]);
+            let (least, most) = layout.fields()[field].bounds();
             if *range.start() < least || *range.end() > most {
                 let what = "more than the field can hold";
                 self.relation(&path, Problem::new(what, format!("{least} to {most}")));
@@ -150,14 +150,4 @@ fn is_sound(header: &str) -> bool {
     let names: Vec<&str> =
         std::iter::once("length").chain(names.iter().map(String::as_str)).collect();
     (1..=FIELDS_MAX).any(|count| Layout::compile(header, &names[..count]).is_ok())
-}
-
-/// Smallest and largest value of a header field.
-fn field_bounds(field: &Field) -> (i128, i128) {
-    let bits = 8 * field.byte_len();
-    if field.is_signed() {
-        (-(1 << (bits - 1)), (1 << (bits - 1)) - 1)
-    } else {
-        (0, (1 << bits) - 1)
-    }
 }

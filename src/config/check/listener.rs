@@ -1,6 +1,7 @@
 //! `[[listener]]`
 
 use super::frame::FrameSettings;
+use super::probe::Header;
 use super::{Checker, NAME_VALID, count_u32};
 use crate::balance::Algorithm;
 use crate::config::document::{Path, quote};
@@ -68,6 +69,14 @@ impl Checker<'_> {
         let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
         let preface = Preface { protocol: named, frame: raw.frame, tcp: raw.tcp, http: raw.http };
         let protocol = self.protocol(preface, path, pool.flatten());
+        if let Some(name) = &name {
+            let header = match &protocol {
+                Some(Protocol::Frame(frame)) => Header::Of(frame.rules.layout.clone()),
+                Some(Protocol::Tcp { .. } | Protocol::Http(_)) => Header::None,
+                None => Header::Unknown,
+            };
+            self.headers.push((name.clone(), header));
+        }
         let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"), named);
         Some(Listener {
             name: name?,
@@ -118,7 +127,7 @@ impl Checker<'_> {
         let ruled = !matches!(raw.http, Slot::Absent);
         let frame = self.take(raw.frame, &frame_path).map(|raw| self.frame(raw, &frame_path));
         let tcp = self.take(raw.tcp, &tcp_path).map(|raw| self.tcp(raw, &tcp_path));
-        let http = self.take(raw.http, &http_path).map(|raw| self.http(raw, &http_path));
+        let http = self.take(raw.http, &http_path).map(|raw| self.http_listener(raw, &http_path));
         let protocol = raw.protocol?;
         let tables = [
             (framed, &frame_path, ProtocolName::Frame, "frame"),

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::health::{RawHealth, RawLimits, overrides};
 use super::{Checker, Declared, count_u32};
 use crate::balance::{Algorithm, Excess, Factor};
 use crate::config::document::{Path, quote};
@@ -12,7 +13,7 @@ use crate::config::shape::{Entries, Shape, Slot};
 use crate::config::share::PerSecond;
 use crate::config::value::{Keepalive, OneOf, ProxyOut};
 use crate::config::{
-    Address, Backend, BackendState, OnDown, OnRemove, Pool, SocketOptions, limits, raw,
+    Address, Backend, BackendState, Health, OnDown, OnRemove, Pool, SocketOptions, limits, raw,
 };
 
 /// What becomes of sessions whose backend is taken away; `None` for what is wrong.
@@ -40,7 +41,9 @@ impl Checker<'_> {
         for (name, slot) in entries {
             let path = path.key(&name);
             let named = self.name_checked(&name, &path);
-            let raw = self.take(slot, &path);
+            let mut raw = self.take(slot, &path);
+            let health = raw.as_mut().map(|raw| std::mem::take(&mut raw.health));
+            self.pending_checks.push((path.key("health"), health.unwrap_or_default()));
             let balance = raw.as_ref().and_then(|raw| match raw.balance {
                 Slot::Present(OneOf(balance)) => Some(balance),
                 Slot::Absent | Slot::Wrong(_) => None,
@@ -61,8 +64,7 @@ impl Checker<'_> {
 
     fn pool(&mut self, raw: raw::Pool, name: &str, path: &Path) -> Option<Pool> {
         let names = OneOf::<Algorithm>::expected();
-        let balance = self.required(raw.balance, &path.key("balance"), &names);
-        let balance = balance.map(|OneOf(balance)| balance);
+        let balance = self.required(raw.balance, &path.key("balance"), &names).map(|one| one.0);
         let on_down = self.on_down(raw.on_down, &path.key("on_down"), balance);
         let bounded_load = self.bounded_load(raw.bounded_load, &path.key("bounded_load"), balance);
         let connect_timeout =
@@ -92,6 +94,20 @@ impl Checker<'_> {
         let mut nobody = Vec::new();
         let pins = backends.as_mut().unwrap_or(&mut nobody);
         let stores = self.pool_sources(raw.source, &path.key("source"), pins);
+        let limits = RawLimits { connections: raw.max_connections, rate: raw.connect_rate };
+        let health = RawHealth {
+            ejection: raw.ejection,
+            panic_threshold: raw.panic_threshold,
+            slow_start: raw.slow_start,
+            limits,
+            queue: raw.admission_queue,
+            queue_timeout: raw.admission_timeout,
+        };
+        let own = std::mem::take(&mut self.own_limits);
+        let health = self.health(health, path).map(|health| {
+            let overrides = overrides(own, health.limits);
+            Health { overrides, ..health }
+        });
         if let (Some(sources), Some(backends)) = (&sources, &backends) {
             self.families(sources, backends, &path.key("source_addresses"));
         }
@@ -114,6 +130,7 @@ impl Checker<'_> {
             on_remove: on_remove?,
             close_rate: close_rate?,
             sources: stores?,
+            health: health?,
             backends: backends?,
         })
     }
@@ -263,7 +280,10 @@ impl Checker<'_> {
         let address = self.required(raw.address, &address_path, valid);
         let weight = self.within(raw.weight, &path.key("weight"), limits::WEIGHT);
         let state = self.or(raw.state, &path.key("state"), OneOf(BackendState::Ready));
+        let limits = RawLimits { connections: raw.max_connections, rate: raw.connect_rate };
+        let limits = self.backend_limits(limits, path);
         let backend = self.backend(address, weight, &address_path)?;
+        self.own_limits.push((backend.address.clone(), limits?));
         Some(Backend { state: state?.0, ..backend })
     }
 

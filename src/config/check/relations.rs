@@ -8,6 +8,7 @@ use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
 use crate::config::{Address, Listener, Pool, Protocol, limits};
+use crate::health::checker::CHECKS_MAX;
 use crate::http::rule::Target;
 use crate::relay::PIPES_MAX;
 
@@ -29,6 +30,8 @@ pub(super) struct Sockets {
     warm: u64,
     /// Of the control plane, for all sources together.
     sources: u64,
+    /// Checks of backends under way, all pools together. Not per shard: the control plane's.
+    checks: u64,
 }
 
 /// Descriptors of the whole process besides sessions, as a sum that can be shown.
@@ -54,7 +57,9 @@ pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
     let warm = warm.saturating_add(idle);
     let sources = pools.iter().map(|pool| pool.sources.len() as u64 * DESCRIPTORS_PER_SOURCE).sum();
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
-    Sockets { listening, warm, sources }
+    let checking = pools.iter().filter(|pool| pool.health.check.is_some()).count();
+    let checks = checking as u64 * CHECKS_MAX as u64;
+    Sockets { listening, warm, sources, checks }
 }
 
 /// Idle connections that an http listener may keep in one shard.
@@ -89,7 +94,8 @@ impl Descriptors {
         let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
         let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
         let shards = per_shard.saturating_mul(self.shards);
-        shards.saturating_add(self.sockets.sources).saturating_add(DESCRIPTORS_FIXED)
+        let control = self.sockets.sources.saturating_add(self.sockets.checks);
+        shards.saturating_add(control).saturating_add(DESCRIPTORS_FIXED)
     }
 
     fn with_connections(&self, connections: u64) -> u64 {
@@ -100,9 +106,14 @@ impl Descriptors {
 
     /// The sum behind [`Descriptors::besides_connections`].
     fn sum(&self) -> String {
+        let checks = match self.sockets.checks {
+            0 => String::new(),
+            checks => format!("{checks} for checks + "),
+        };
         format!(
             "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{DESCRIPTORS_FIXED}",
+             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}\
+             {DESCRIPTORS_FIXED}",
             self.sockets.listening,
             self.sockets.warm,
             match self.sockets.sources {
