@@ -1,6 +1,9 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod commands;
+pub mod edits;
+pub mod lookups;
 pub mod reload;
 pub mod sources;
 
@@ -11,13 +14,17 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use self::reload::{Refused, Reloaded};
+use self::commands::Command;
+use self::edits::Edits;
+use self::lookups::Lookups;
 use self::sources::Sources;
+use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::edits::state::State;
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
@@ -44,8 +51,16 @@ pub struct Control {
     pub tables: watch::Sender<Arc<Table>>,
     /// Where backends come from.
     pub sources: Sources,
-    /// The same, for the pages.
+    /// Who answers shards' questions.
+    pub lookups: Lookups,
+    /// Of sources, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// The configuration in force, for the pages.
+    pub configs: watch::Sender<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
+    /// What operators have changed, and what waits to be.
+    pub edits: Edits,
     /// What is known of every backend's health; every table is judged by it.
     pub health: HealthWatch,
     /// What is listened on.
@@ -58,18 +73,6 @@ pub struct Control {
     pub session_log: SessionLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
-}
-
-/// What others ask of the control plane.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
-    Reload {
-        /// Change nothing.
-        dry_run: bool,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reloaded, Refused>>,
-    },
 }
 
 /// Commands that may wait; who sends more waits too.
@@ -95,6 +98,7 @@ enum Event {
     Reload,
     Command(Command),
     Source,
+    Edited,
     Swap,
     Sweep,
     Health(Vec<Change>),
@@ -160,6 +164,9 @@ impl Plane {
                     phase: control.phase.clone(),
                     sources: control.source_views.subscribe(),
                     commands: commands.clone(),
+                    configs: control.configs.subscribe(),
+                    audit: control.audit.clone(),
+                    events: Arc::default(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -194,6 +201,7 @@ impl Control {
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
                 () = self.sources.step() => Event::Source,
+                () = self.edits.written() => Event::Edited,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
                 changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
@@ -212,13 +220,9 @@ impl Control {
                     }
                 },
                 Event::Reopen => self.session_log.reopen(),
-                // Logged, and there is nobody else to tell.
-                Event::Reload => drop(self.reload(false).await),
-                Event::Command(Command::Reload { dry_run, reply }) => {
-                    let answer = self.reload(dry_run).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(answer);
-                }
+                Event::Reload => self.reload_on_signal().await,
+                Event::Command(command) => self.obey(command).await,
+                Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
@@ -243,7 +247,7 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
-            if self.sources.have_changed() {
+            if self.sources.have_changed() | self.edits.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
                 previous = Some(self.publish(next));
             }
@@ -255,7 +259,11 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources)
+        let (generation, lookups) = {
+            let table = self.tables.borrow();
+            (table.generation, table.lookups.clone())
+        };
+        Layout { lookups, ..layout(config, generation, &self.sources, self.edits.state()) }
     }
 
     fn show_sources(&self) {
@@ -309,14 +317,18 @@ impl Control {
     }
 }
 
-/// What a table is made of: the configuration, with the backends that its sources have now.
-pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
-    let pool =
-        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+/// What a table is made of: the configuration, with the backends that its sources have now, and
+/// with what operators have changed of that; without lookups.
+pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
+    let pool = |pool: &config::Pool| config::Pool {
+        backends: sources.backends(pool, edits),
+        ..pool.clone()
+    };
     Layout {
         generation,
         listeners: config.listeners.clone(),
         pools: config.pools.iter().map(pool).collect(),
+        lookups: Vec::new(),
         connections_max: config.runtime.max_connections,
     }
 }

@@ -134,6 +134,19 @@ reasons! {
         DescriptorsExhausted => "descriptors_exhausted", Us;
         /// Any other failure to connect.
         ConnectFailed => "connect_failed", Backend;
+
+        /// The key cannot be part of the name that the lookup asks for.
+        LookupNameInvalid => "lookup_name_invalid", Client;
+        /// The lookup's store says that there is nothing.
+        LookupNothing => "lookup_nothing", Backend;
+        /// The lookup's store says what is no address, or one outside `allow` and `allow_ports`.
+        LookupRefused => "lookup_refused", Backend;
+        /// The lookup's store did not answer, or not with an answer.
+        LookupFailed => "lookup_failed", Backend;
+        /// The lookup's store did not answer in time.
+        LookupTimeout => "lookup_timeout", Backend;
+        /// Too many sessions or questions wait for the lookup's store.
+        LookupBusy => "lookup_busy", Us;
     }
 }
 
@@ -174,6 +187,11 @@ impl End {
                 | End::ProxyInvalid
                 | End::ProxyTimeout
         )
+    }
+
+    /// Whether a lookup found no backend for a session.
+    pub fn is_lookup(self) -> bool {
+        self as u8 >= End::LookupNameInvalid as u8 && self as u8 <= End::LookupBusy as u8
     }
 
     /// Whether no backend could be had for a session that knew its pool.
@@ -232,5 +250,9 @@ reasons! {
         PassedOver => "passed_over", Us;
         /// No key; `missing_key` names this pool.
         KeyMissing => "key_missing", Us;
+        /// The address that a lookup gave.
+        Lookup => "lookup", Us;
+        /// The address that a lookup gave before; it is over, and its store gives no other.
+        LookupStale => "lookup_stale", Us;
     }
 }

@@ -142,9 +142,9 @@ pub enum Forget {
     Everything,
 }
 
-/// A question on its way to the control plane.
+/// A question of one shard on its way to the control plane.
 #[derive(Debug, Clone)]
-pub struct Question {
+pub struct Asked {
     /// What is asked.
     pub name: LookupName,
     /// Index of the shard that wants to know.

@@ -38,6 +38,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
+    /// Makes it `value`, for gauges; only the owning shard may call this.
+    pub fn set(&self, value: u64) {
+        self.0.store(value, Relaxed);
+    }
+
     /// The value as of some recent moment.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
@@ -205,6 +210,8 @@ pub struct ShardCells {
     pub log_dropped: Counter,
     /// Turns of the coarse timer.
     pub ticks: Counter,
+    /// Version of the table that new sessions are placed by.
+    pub table_version: Counter,
     /// Flows that were polled and got a receive armed.
     pub warmed_up: Counter,
     /// Flows that went quiet and are polled again.

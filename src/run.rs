@@ -16,6 +16,8 @@ use tokio::sync::watch;
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::{Config, Listener, Protocol};
+use crate::control::edits::Edits;
+use crate::control::lookups::Lookups;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
@@ -26,7 +28,7 @@ use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
 use crate::shard::{self, Loads, Setup};
 use crate::sys;
-use crate::table::Table;
+use crate::table::{Layout, Table};
 
 /// Why the process could not run.
 #[derive(Debug)]
@@ -151,13 +153,19 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     // Signals are heard before the first client is: an early one must not kill the process.
     let plane = Plane::start()?;
     let sources = plane.first(first_sets(&config));
-    let table = Arc::new(Table::first(&control::layout(&config, 1, &sources), shards));
+    let edits = Edits::load(config.runtime.state_dir.clone());
+    let mut lookups = Lookups::new(shards);
+    let prepared = lookups.prepare(&config.lookups);
+    let layout = control::layout(&config, 1, &sources, edits.state());
+    let layout = Layout { lookups: prepared, ..layout };
+    let table = Arc::new(Table::first(&layout, shards));
     let metrics =
         Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
     let mut bindings = Bindings::new(shards);
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
     let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    plane.first(async { lookups.adopt(&table.lookups, &running.mailboxes) });
     let tables = watch::Sender::new(table);
     let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
@@ -169,6 +177,10 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        lookups,
+        configs: watch::Sender::new(config.clone()),
+        audit: Arc::default(),
+        edits,
         health,
         bindings,
         shards: running.mailboxes,

@@ -1,5 +1,6 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
+pub mod looked_up;
 mod preface;
 mod state;
 
@@ -40,12 +41,19 @@ pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
 
 /// What the first bytes said.
 struct Caller {
-    /// Index of the pool in the listener's configuration.
-    pool: usize,
+    /// Where it goes.
+    target: Target,
     /// Reason to give for a first choice.
     placement: Placement,
     /// What was read, and when.
     first: First,
+}
+
+/// Where a caller goes, by an index in the listener's configuration.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Pool(usize),
+    Lookup(usize),
 }
 
 /// A session that has its backend.
@@ -80,7 +88,11 @@ impl Begun {
 async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
     let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = place(shard, session, client, &caller).await?;
+    let (backend, identity) = match caller.target {
+        Target::Pool(pool) => place(shard, session, client, (pool, caller.placement)).await?,
+        // Few wait for long: the others do not pay for it in the size of their tasks.
+        Target::Lookup(lookup) => Box::pin(looked_up::place(shard, session, lookup)).await?,
+    };
     let (proxy_out, idle_timeout, ejecting) = match &*session.placed.borrow() {
         Some(Placed { pool, .. }) => {
             let Settings { proxy_out, idle_timeout, health, .. } = &pool.settings;
@@ -107,22 +119,26 @@ async fn read_caller(
 ) -> Result<Caller, End> {
     let mut reader = preface::Reader::new(shard, session, client);
     reader.read_proxy_header(listener.proxy.as_ref()).await?;
-    // Only http listeners have none, and they are not served here.
-    let pool = listener.pool.ok_or(End::PoolRemoved)?;
+    let target = match (listener.pool, listener.lookup) {
+        (Some(pool), _) => Target::Pool(pool),
+        (None, Some(lookup)) => Target::Lookup(lookup),
+        // Only http listeners have neither, and they are not served here.
+        (None, None) => return Err(End::PoolRemoved),
+    };
     let caller = match &listener.protocol {
         Protocol::Tcp { key } => {
             if let (Some(TcpKey::ClientIp), Some(client)) = (key, session.client()) {
                 store_key(session, client.ip().to_string().as_bytes());
             }
-            (pool, Placement::Home)
+            (target, Placement::Home)
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
-                (pool, Placement::Home)
+                (target, Placement::Home)
             } else {
                 match frame.missing_key {
                     MissingKey::Reject => return Err(End::KeyMissing),
-                    MissingKey::Pool(pool) => (pool, Placement::KeyMissing),
+                    MissingKey::Pool(pool) => (Target::Pool(pool), Placement::KeyMissing),
                 }
             }
         }
@@ -131,8 +147,8 @@ async fn read_caller(
     let elapsed = session.accepted.elapsed();
     session.preface_time.set(elapsed);
     shard.listener_cells(&session.listener).preface.record(elapsed);
-    let (pool, placement) = caller;
-    Ok(Caller { pool, placement, first: reader.finish() })
+    let (target, placement) = caller;
+    Ok(Caller { target, placement, first: reader.finish() })
 }
 
 fn store_key(session: &Session, key: &[u8]) {
@@ -145,7 +161,7 @@ async fn place(
     shard: &Shard,
     session: &Session,
     client: &Socket,
-    caller: &Caller,
+    caller: (usize, Placement),
 ) -> Result<(Socket, Arc<Backend>), End> {
     loop {
         match place_by(shard, session, client, (caller, shard.table())).await {
@@ -160,11 +176,11 @@ async fn place_by(
     shard: &Shard,
     session: &Session,
     client: &Socket,
-    (caller, table): (&Caller, Arc<Table>),
+    ((pool, placement), table): ((usize, Placement), Arc<Table>),
 ) -> Result<(Socket, Arc<Backend>), Turned> {
-    let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
+    let (index, pool) = table.pool_of(&session.listener, pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
-    let mut search = Search::new(pool, index, &key, caller.placement);
+    let mut search = Search::new(pool, index, &key, placement);
     *session.placed.borrow_mut() = Some(Placed {
         pool: pool.clone(),
         backend: search.home().and_then(|home| pool.backends.get(home)).cloned(),

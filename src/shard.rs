@@ -9,6 +9,7 @@ mod choose;
 pub mod closing;
 pub mod interrupt;
 mod loads;
+pub mod lookups;
 pub mod mailbox;
 pub mod ring;
 mod sessions;
@@ -34,6 +35,7 @@ use self::choose::fresh_memory;
 use self::closing::Closings;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
+use self::lookups::Lookups;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::spare::Spares;
@@ -91,6 +93,7 @@ pub struct Shard {
     memory: RefCell<Vec<PoolMemory>>,
     warm: RefCell<WarmTable>,
     lines: Lines,
+    lookups: Lookups,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -154,10 +157,13 @@ impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
         let Listeners { table, opened, .. } = listeners;
+        metrics.shards.of(index).table_version.set(table.version);
         let mut warm = WarmTable::default();
         warm.follow(&table, index);
         let pools = table.pools.iter().enumerate();
         let memory = pools.map(|(at, pool)| fresh_memory(pool, index, at)).collect();
+        let lookups = Lookups::default();
+        lookups.follow(&table, index);
         let scratch = vec![0; config.runtime.relay_buffer_max];
         let shard = Rc::new(Shard {
             index,
@@ -180,6 +186,7 @@ impl Shard {
             memory: RefCell::new(memory),
             warm: RefCell::new(warm),
             lines: Lines::default(),
+            lookups,
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -202,13 +209,19 @@ impl Shard {
                 Message::Connection(Handover { socket, listener, peer }) => {
                     self.begin(listener, Accepted { socket, peer });
                 }
+                Message::Answer(answered) => self.take_answer(answered),
+                Message::Forget { lookup, what } => self.forget(lookup, &what),
                 Message::Close(order) => {
                     self.closings.borrow_mut().begin(order, self.mailboxes.len());
                 }
                 Message::Drain(timeout) => self.drain(timeout),
-                Message::Sessions { limit, reply } => {
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(self.views(limit));
+                Message::StopClosing(backend) => self.closings.borrow_mut().stop(&backend),
+                // Whoever asked may have stopped waiting.
+                Message::Sessions { question, reply } => {
+                    let _gone = reply.send(self.page(&question));
+                }
+                Message::End { id, reply } => {
+                    let _gone = reply.send(self.end_by_operator(id));
                 }
             }
         }
@@ -220,6 +233,8 @@ impl Shard {
         self.warm.borrow_mut().follow(&table, self.index);
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
         self.lines.follow(self, &table);
+        self.lookups.follow(&table, self.index);
+        self.cells().table_version.set(table.version);
     }
 
     // -- listeners -----------------------------------------------------------------------------

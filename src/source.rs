@@ -10,11 +10,12 @@ pub mod file;
 pub mod guard;
 pub mod merge;
 pub mod redis;
-mod retry;
+pub(crate) mod retry;
 pub mod saved;
 pub(crate) mod tls;
 pub mod value;
 pub mod view;
+pub mod write;
 
 use std::fmt;
 use std::time::Duration;

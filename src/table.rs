@@ -227,7 +227,13 @@ fn is_held<T>(leaving: &Arc<T>) -> bool {
 impl Layout {
     /// Pools without listeners.
     pub fn of_pools(pools: Vec<config::Pool>) -> Layout {
-        Layout { generation: 1, listeners: Vec::new(), pools, lookups: Vec::new(), connections_max: 1 }
+        Layout {
+            generation: 1,
+            listeners: Vec::new(),
+            pools,
+            lookups: Vec::new(),
+            connections_max: 1,
+        }
     }
 }
 

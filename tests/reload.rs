@@ -178,6 +178,69 @@ fn a_dry_run_says_what_would_change_and_changes_nothing() {
     let _served = served(gateway.address("devices"), "old");
 }
 
+/// What a dry run says of another file.
+fn dry_run(gateway: &Gateway, toml: &str) -> Value {
+    write(gateway, toml);
+    let (status, body) = gateway.ask("POST", "/reload?dry_run=true");
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect(&body)
+}
+
+#[test]
+fn a_dry_run_says_what_share_of_the_keys_would_move() {
+    let [a, b] = ["127.0.0.1:1", "127.0.0.1:2"].map(|address| address.parse().unwrap());
+    let others = "[pool.turns]\nbalance = \"round_robin\"\nbackends = [\"127.0.0.1:3\"]\n\
+                  [pool.still]\nbalance = \"maglev\"\nbackends = [\"127.0.0.1:4\"]\n";
+    let config = |backends: &[SocketAddr], pool: &str| {
+        format!("{}{others}", frame_config(backends, pool, ""))
+    };
+    let gateway = Gateway::start(&config(&[a, b], ""));
+    let share = |toml: &str| {
+        let body = dry_run(&gateway, toml);
+        let moved = body["keys_moved"].as_array().expect("keys_moved").clone();
+        assert_eq!(moved.len(), 1, "only the pool that changes, if it balances by key: {body}");
+        assert_eq!(moved[0]["pool"], "c2s", "{body}");
+        let keys = moved[0]["keys"].as_u64().expect("keys");
+        assert!((1_000..=100_000).contains(&keys), "{body}");
+        moved[0]["share"].as_f64().expect("a share")
+    };
+    assert_eq!(share(&config(&[a, b], "retries = 2")), 0.0);
+    assert_eq!(share(&config(&[b, a], "")), 1.0, "crc32_mod counts by place");
+    let half = share(&config(&[a], ""));
+    assert!((0.45..0.55).contains(&half), "keys of the second of two: {half}");
+    let turned = config(&[a, b], "").replace("127.0.0.1:3", "127.0.0.1:5");
+    let turned = dry_run(&gateway, &turned);
+    assert_eq!(turned["pools"]["changed"][0], "turns", "{turned}");
+    assert_eq!(turned["keys_moved"], serde_json::json!([]), "no keys: {turned}");
+    let (_, reloaded) = reload(&gateway, &config(&[b, a], ""));
+    assert!(reloaded.get("keys_moved").is_none(), "{reloaded}");
+}
+
+/// Rings of thousands of backends take their time: everybody else is answered meanwhile.
+#[test]
+fn a_dry_run_of_three_thousand_backends_is_answered_in_time() {
+    let backends = |count: u16| -> Vec<String> {
+        (0..count).map(|n| format!("\"10.0.{}.{}:7000\"", n / 250, n % 250)).collect()
+    };
+    let pools = |count| {
+        let backends = backends(count).join(", ");
+        ["ketama", "maglev", "rendezvous"]
+            .map(|name| format!("[pool.{name}]\nbalance = \"{name}\"\nbackends = [{backends}]\n"))
+            .concat()
+    };
+    let echo = Backend::echo("only");
+    let gateway = Gateway::start(&(frame_config(&[echo], "", "") + &pools(3_000)));
+    let begun = Instant::now();
+    let answer = dry_run(&gateway, &(frame_config(&[echo], "", "") + &pools(2_999)));
+    println!("answered after {:?}: {}", begun.elapsed(), answer["keys_moved"]);
+    for moved in answer["keys_moved"].as_array().expect("keys_moved") {
+        let share = moved["share"].as_f64().expect("a share");
+        assert!(share < 0.05, "one of 3,000 backends less: {moved}");
+    }
+    assert_eq!(answer["keys_moved"].as_array().map(Vec::len), Some(3), "{answer}");
+    let _served = served(gateway.address("devices"), "only");
+}
+
 /// Clients connect, log in and close in a loop while the file is reloaded fifty times, with another
 /// listener, another order of pools and other settings each time: every one of them is served.
 #[test]

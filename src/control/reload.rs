@@ -4,6 +4,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -12,10 +13,18 @@ use crate::admin::Stage;
 use crate::backend;
 use crate::config::{self, BackendState, Config, Environment, Fault, LoadError, Loaded, OnRemove};
 use crate::listen::{BindError, Bindings, Change};
+use crate::movement::{Comparison, Standing, sample};
 use crate::run;
 use crate::shard::mailbox::Message;
 use crate::sys;
-use crate::table::{Backend, Layout, Pool, Table};
+use crate::table::{Backend, Layout, Lookup, Pool, Table};
+
+/// Keys that a dry run compares in each changed pool.
+const KEYS_MAX: u64 = 100_000;
+/// How long it compares keys, in all pools together; no reload is answered meanwhile.
+const COMPARING_MAX: Duration = Duration::from_millis(250);
+/// Keys that are compared in each pool, however long that takes: fewer would say nothing.
+const KEYS_MIN: u64 = 1_000;
 
 /// What a reload does, or in a dry run would do.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
@@ -28,12 +37,18 @@ pub struct Reloaded {
     pub addresses: Changes,
     /// Pools by name; a pool whose backends differ has changed.
     pub pools: Changes,
+    /// Lookups by name.
+    pub lookups: Changes,
     /// Backends, as `POOL ADDRESS`.
     pub backends: Changes,
     /// Settings of the process that take effect, as `runtime.max_connections`.
     pub settings: Vec<&'static str>,
     /// Sessions that are closed: none, unless a pool says `on_remove = "close"`.
     pub sessions_closed: u64,
+    /// Of a dry run: what becomes of keys in each changed pool that balances by key, before and
+    /// after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys_moved: Option<Vec<KeysMoved>>,
     /// Legal, but perhaps not meant.
     pub warnings: Vec<Fault>,
 }
@@ -47,6 +62,17 @@ pub struct Changes {
     pub removed: Vec<String>,
     /// In both, with other settings.
     pub changed: Vec<String>,
+}
+
+/// Sampled keys of one pool.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct KeysMoved {
+    /// The pool's name.
+    pub pool: String,
+    /// The share of keys that another backend takes, or none any more, 0 to 1.
+    pub share: f64,
+    /// How many keys were compared.
+    pub keys: u64,
 }
 
 /// Why nothing was changed.
@@ -155,6 +181,9 @@ impl Control {
         }
         let file = self.file.as_deref().ok_or(Refused::NoFile)?;
         let loaded = self.load(file)?;
+        if !dry_run {
+            self.edits.look_again();
+        }
         let result = self.try_candidate(loaded, dry_run).await;
         // Of the sources that were begun for it, or those that it has no more.
         self.sources.adopt(&self.config.pools);
@@ -168,7 +197,7 @@ impl Control {
         }
         let candidate = self.candidate(loaded);
         if dry_run {
-            return Ok(candidate.reloaded);
+            return self.with_keys_moved(candidate).await;
         }
         let change = self.bind(candidate.layout.clone()).await?;
         Ok(self.put_in_force(candidate, change))
@@ -198,13 +227,25 @@ impl Control {
         Ok(loaded)
     }
 
-    fn candidate(&self, loaded: Loaded) -> Candidate {
+    fn candidate(&mut self, loaded: Loaded) -> Candidate {
         let Loaded { config, warnings } = loaded;
-        let layout = layout(&config, self.generation() + 1, &self.sources);
+        let lookups = self.lookups.prepare(&config.lookups);
+        let layout = layout(&config, self.generation() + 1, &self.sources, self.edits.state());
+        let layout = Layout { lookups, ..layout };
         let mut reloaded = difference(&self.table(), &layout);
         reloaded.settings = changed_settings(&self.config, &config);
         reloaded.warnings = warnings;
         Candidate { config, layout, reloaded }
+    }
+
+    /// Compares keys, on a thread that may take its time: rings of thousands of backends are made.
+    async fn with_keys_moved(&self, candidate: Candidate) -> Result<Reloaded, Refused> {
+        let Candidate { layout, mut reloaded, .. } = candidate;
+        let table = self.table();
+        let compared = tokio::task::spawn_blocking(move || keys_moved(&table, &layout)).await;
+        let compared = compared.map_err(|error| Refused::System(error.to_string()))?;
+        reloaded.keys_moved = Some(compared);
+        Ok(reloaded)
     }
 
     /// Binds what is new, on a thread that may wait: an address that this process has given up a
@@ -234,11 +275,13 @@ impl Control {
         for (shard, listeners) in self.bindings.take(change, &table).into_iter().enumerate() {
             self.tell(shard, Message::Listen(listeners));
         }
+        self.lookups.adopt(&table.lookups, &self.shards);
         self.follow(table);
         if let Err(error) = self.level.set(config.log.level) {
             tracing::error!(%error, "log level not changed");
         }
         self.config = Arc::new(config);
+        self.configs.send_replace(self.config.clone());
         reloaded
     }
 }
@@ -289,6 +332,17 @@ fn changed_settings(old: &Config, new: &Config) -> Vec<&'static str> {
     if old.log.level != new.log.level {
         changed.push("log.level");
     }
+    let trusted = |config: &Config| {
+        config.admin.as_ref().map(|admin| (admin.token_file.clone(), admin.hosts.clone()))
+    };
+    if let (Some(old), Some(new)) = (trusted(old), trusted(new)) {
+        if old.0 != new.0 {
+            changed.push("admin.token_file");
+        }
+        if old.1 != new.1 {
+            changed.push("admin.hosts");
+        }
+    }
     changed
 }
 
@@ -317,6 +371,11 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
         table.pools.iter().map(|pool| (&pool.settings.name, &pool.settings)).collect();
     let new: Vec<_> = layout.pools.iter().map(|pool| (&pool.name, pool)).collect();
     reloaded.pools = changes(&old, &new, |old, new| old == new);
+    let lookups = |lookups: &[Arc<Lookup>]| -> Vec<(Arc<str>, u64)> {
+        lookups.iter().map(|lookup| (lookup.label.clone(), lookup.id)).collect()
+    };
+    reloaded.lookups =
+        changes(&lookups(&table.lookups), &lookups(&layout.lookups), |old, new| old == new);
     let backends = |pools: &[(&String, &config::Pool)]| -> Vec<(String, config::Backend)> {
         let of = |(name, pool): &(&String, &config::Pool)| {
             let named = |backend: &config::Backend| {
@@ -343,6 +402,29 @@ fn sessions_closed(pool: &Pool, layout: &Layout) -> u64 {
     };
     let leaving = pool.backends.iter().filter(|backend| !stays(backend));
     leaving.map(|backend| u64::from(backend.shared.room.live())).sum()
+}
+
+/// Where keys go in the pools that are in both and differ, as declared states have it: a backend
+/// that is unhealthy for the moment moves nobody for good. Of the time there is, each pool has an
+/// equal share of what the ones before it left.
+fn keys_moved(table: &Table, layout: &Layout) -> Vec<KeysMoved> {
+    let pairs = layout.pools.iter().filter_map(|new| Some((table.pool(&new.name)?.1, new)));
+    let changed: Vec<_> = pairs.filter(|(old, new)| old.settings != **new).collect();
+    let mut left = COMPARING_MAX;
+    let mut moved = Vec::new();
+    for (index, (old, new)) in changed.iter().enumerate() {
+        let (old, new) = (Standing::of_settings(&old.settings), Standing::of_settings(new));
+        let pool = new.name.to_owned();
+        let Some(comparison) = Comparison::new(old, new) else { continue };
+        let share = left / u32::try_from(changed.len() - index).unwrap_or(u32::MAX);
+        let began = Instant::now();
+        let numbers = (0u64..).take_while(|at| *at < KEYS_MIN || began.elapsed() < share);
+        let keys = sample(KEYS_MAX).zip(numbers).map(|(key, _)| key);
+        let moves = comparison.moves(keys);
+        left = left.saturating_sub(began.elapsed());
+        moved.push(KeysMoved { pool, share: moves.share(), keys: moves.keys });
+    }
+    moved
 }
 
 fn changes<N, T>(old: &[(N, T)], new: &[(N, T)], same: impl Fn(&T, &T) -> bool) -> Changes

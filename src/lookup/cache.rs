@@ -16,6 +16,7 @@ use std::time::Duration;
 use smallvec::SmallVec;
 
 use super::{Answer, Cause, LookupName};
+use crate::config::{Lookup, LookupKind};
 use crate::http::value::Unfit;
 use crate::shard::wheel::{Tick, ticks};
 
@@ -39,6 +40,20 @@ pub struct Terms {
     pub stale: Duration,
     /// Of one question.
     pub timeout: Duration,
+    /// Whether [`Cache::forget`] is to find names by their keys.
+    pub by_key: bool,
+}
+
+impl Terms {
+    /// Those of a configured lookup.
+    pub fn of(lookup: &Lookup) -> Terms {
+        Terms {
+            entries_max: lookup.entries_max,
+            stale: lookup.stale,
+            timeout: lookup.timeout,
+            by_key: matches!(lookup.kind, LookupKind::Redis(_)),
+        }
+    }
 }
 
 /// What is known of a name.
@@ -105,6 +120,7 @@ struct Entry<F, W> {
     refresh_at: Tick,
     /// The first tick at which it is of no use any more.
     stale_until: Tick,
+    answered_at: Tick,
     /// When the question was asked to which there is no answer yet.
     asked_at: Option<Tick>,
     /// Questions without an answer, in a row.
@@ -124,7 +140,7 @@ pub struct Cache<F, W> {
     terms: Terms,
     entries: Vec<Entry<F, W>>,
     names: HashMap<LookupName, usize>,
-    /// Names by key, for lookups with fields.
+    /// Names by key, if the terms want it.
     keys: HashMap<Box<[u8]>, SmallVec<[usize; 2]>>,
     hand: usize,
     waiting: usize,
@@ -184,12 +200,7 @@ impl<F: Clone, W> Cache<F, W> {
         Got::Wait { ask: !asked }
     }
 
-    fn wait_for_new(
-        &mut self,
-        name: &LookupName,
-        now: Tick,
-        waiter: impl FnOnce() -> W,
-    ) -> Got<F> {
+    fn wait_for_new(&mut self, name: &LookupName, now: Tick, waiter: impl FnOnce() -> W) -> Got<F> {
         if self.waiting >= WAITING_MAX {
             return Got::Full;
         }
@@ -199,6 +210,7 @@ impl<F: Clone, W> Cache<F, W> {
             fresh_until: 0,
             refresh_at: 0,
             stale_until: 0,
+            answered_at: 0,
             asked_at: Some(now),
             failures: 0,
             recheck_at: 0,
@@ -219,7 +231,7 @@ impl<F: Clone, W> Cache<F, W> {
         };
         self.waiting += 1;
         self.names.insert(name.clone(), index);
-        if !name.field().is_empty() {
+        if self.terms.by_key {
             self.keys.entry(name.key().into()).or_default().push(index);
         }
         Got::Wait { ask: true }
@@ -261,6 +273,7 @@ impl<F: Clone, W> Cache<F, W> {
         let index = *self.names.get(name)?;
         let entry = self.entries.get_mut(index)?;
         entry.asked_at = None;
+        entry.answered_at = now;
         let mut stale = false;
         let (known, fresh_for) = match answer {
             Answer::Found { found, fresh_for } => (Known::Found(found), fresh_for),
@@ -294,6 +307,16 @@ impl<F: Clone, W> Cache<F, W> {
         let waiters = std::mem::take(&mut entry.waiters);
         self.waiting = self.waiting.saturating_sub(waiters.len());
         Some(Resolved { waiters, known, stale })
+    }
+
+    /// What is known of a name did not serve: the next who uses it has it asked for again, unless
+    /// it was answered within the last second.
+    pub fn doubt(&mut self, name: &LookupName, now: Tick) {
+        let index = self.names.get(name);
+        if let Some(entry) = index.and_then(|index| self.entries.get_mut(*index)) {
+            let earliest = entry.answered_at.saturating_add(ticks(FAILED_FOR)).max(now);
+            entry.refresh_at = entry.refresh_at.min(earliest);
+        }
     }
 
     /// Something with this key has changed. What of it was used since it was asked for last is to
@@ -351,12 +374,12 @@ impl<F: Clone, W> Cache<F, W> {
         let waiting: usize = self.entries.iter().map(|entry| entry.waiters.len()).sum();
         assert_eq!(self.waiting, waiting);
         let keyed: usize = self.keys.values().map(|indices| indices.len()).sum();
-        assert_eq!(keyed, self.entries.iter().filter(|e| !e.name.field().is_empty()).count());
+        assert_eq!(keyed, if self.terms.by_key { self.entries.len() } else { 0 });
         for (index, entry) in self.entries.iter().enumerate() {
             assert_eq!(self.names.get(&entry.name), Some(&index));
             assert!(entry.waiters.is_empty() || entry.asked_at.is_some(), "nobody asks for it");
             let keyed = self.keys.get(entry.name.key()).is_some_and(|all| all.contains(&index));
-            assert_eq!(keyed, !entry.name.field().is_empty());
+            assert_eq!(keyed, self.terms.by_key);
         }
     }
 }

@@ -1,16 +1,17 @@
-//! What a lookup is asked: the name in DNS, or key and field in Redis.
+//! What a lookup is asked, as it is remembered: the name in DNS, or key and field in Redis.
 
 use std::fmt;
 
 use smallvec::SmallVec;
 
-use crate::config::{Lookup, LookupKind, Search};
+use crate::config::Lookup;
 use crate::http::client::Request;
+use crate::http::question::{self, Question};
 use crate::http::template::{Gap, Unfilled, Values};
-use crate::http::value::{self, Purpose, Unfit};
+use crate::http::value::Unfit;
 
 /// Longest key or field in Redis, bytes: a template's text, and a dozen values in it.
-const REDIS_LEN_MAX: usize = 4_096;
+const PART_LEN_MAX: usize = 4_096;
 
 /// A name that was made of what a caller said, and is fit to be asked for. Up to 64 bytes of it
 /// allocate nothing.
@@ -22,7 +23,7 @@ pub struct LookupName {
 }
 
 impl LookupName {
-    /// Fills a lookup's templates. Names in DNS are made lower case: they mean the same.
+    /// Fills a lookup's templates. Without a request (a frame's key) only `values` fill them.
     ///
     /// # Errors
     /// What the request lacks, or what of it cannot be part of such a name.
@@ -31,30 +32,16 @@ impl LookupName {
         request: Option<&Request<'_>>,
         values: &Values<'_>,
     ) -> Result<LookupName, Unfilled<'l>> {
-        let whole = |unfit| Unfilled { part: None, gap: Gap::Malformed(unfit) };
-        match &lookup.kind {
-            LookupKind::Dns(dns) => {
-                let mut name = dns.name.fill(request, values, Purpose::DnsLabel)?;
-                value::dns_name(&name).map_err(whole)?;
-                if let Search::Domain(domain) = &dns.search {
-                    name.push(b'.');
-                    name.extend_from_slice(domain.as_bytes());
-                    value::dns_name(&name).map_err(whole)?;
-                }
-                name.make_ascii_lowercase();
-                LookupName::new(&name, &[]).ok_or_else(|| whole(Unfit::TooLong))
-            }
-            LookupKind::Redis(redis) => {
-                let key = redis.key.fill(request, values, Purpose::RedisKey)?;
-                let field = redis.field.fill(request, values, Purpose::RedisKey)?;
-                LookupName::new(&key, &field).ok_or_else(|| whole(Unfit::TooLong))
-            }
-        }
+        let name = match question::of(lookup, request, values)? {
+            Question::Dns { name, .. } => LookupName::new(&name, &[]),
+            Question::Redis { key, field } => LookupName::new(&key, &field),
+        };
+        name.ok_or(Unfilled { part: None, gap: Gap::Malformed(Unfit::TooLong) })
     }
 
-    /// These very parts, which nobody checks for their bytes.
+    /// These very parts, which nobody checks for their bytes; `None` if one is over 4 KiB.
     pub fn new(key: &[u8], field: &[u8]) -> Option<LookupName> {
-        if key.len() > REDIS_LEN_MAX || field.len() > REDIS_LEN_MAX {
+        if key.len() > PART_LEN_MAX || field.len() > PART_LEN_MAX {
             return None;
         }
         let mut bytes = SmallVec::from_slice(key);

@@ -63,7 +63,7 @@ families! {
     DRAINING = Gauge "corelane_draining" []
         "1 while the process accepts nothing new and lets its connections end, else 0.";
     TABLE_VERSION = Gauge "corelane_table_version" []
-        "Version of the table of pools that new connections are placed by.";
+        "Version of the table of pools that was published last.";
     RELOADS = Counter "corelane_config_reloads_total" ["result"]
         "Requests to reload the configuration, by what became of them: success or refused.";
     RELOAD_SUCCESSFUL = Gauge "corelane_config_last_reload_successful" []
@@ -162,6 +162,8 @@ families! {
 
     SHARD_ACTIVE = Gauge "corelane_shard_connections_active" ["shard"]
         "Client connections the shard runs now.";
+    SHARD_TABLE_VERSION = Gauge "corelane_shard_table_version" ["shard"]
+        "Version of the table that the shard places new connections by.";
     SHARD_TICKS = Counter "corelane_shard_ticks_total" ["shard"]
         "Turns of the shard's coarse timer; one that stands still belongs to a stuck shard.";
     HANDOVERS = Counter "corelane_handovers_total" ["shard"]

@@ -124,6 +124,10 @@ impl Cells {
             });
             active.number(&[&shard.to_string()], sum)?;
         }
+        let mut versions = page.family(&names::SHARD_TABLE_VERSION)?;
+        for (shard, cell) in shards.iter().enumerate() {
+            versions.number(&[&shard.to_string()], cell.table_version.value())?;
+        }
         let mut ticks = page.family(&names::SHARD_TICKS)?;
         for (shard, cell) in shards.iter().enumerate() {
             ticks.number(&[&shard.to_string()], cell.ticks.value())?;

@@ -27,6 +27,8 @@ pub type StoredKey = SmallVec<[u8; 24]>;
 pub enum Stage {
     /// Its first bytes are being read.
     Preface,
+    /// It waits for a lookup's answer.
+    Lookup,
     /// It waits for room on its backend.
     Wait,
     /// Its backend is being connected.
@@ -40,6 +42,7 @@ impl Stage {
     pub fn label(self) -> &'static str {
         match self {
             Stage::Preface => "preface",
+            Stage::Lookup => "lookup",
             Stage::Wait => "wait",
             Stage::Connect => "connect",
             Stage::Relay => "relay",

@@ -6,7 +6,8 @@
 //! connection is therefore a new conversation from the beginning, and the hash is read once in a
 //! while even if nothing was told.
 
-mod stream;
+pub(crate) mod stream;
+mod write;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::stream::{Allowance, Bounded, Place};
+pub use self::write::write;
 use super::retry::{GAP, PAUSE_MAX, Retry, jittered};
 use super::value::{self, ENTRIES_MAX};
 use super::{Desk, Failure, FailureCause, Reading, Report, Timings};
@@ -51,10 +53,12 @@ enum Notices {
 }
 
 /// What went wrong in a conversation.
-struct Fault {
-    failure: Failure,
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// For people and metrics.
+    pub failure: Failure,
     /// There is no use in going on with this connection.
-    ends: bool,
+    pub ends: bool,
     /// The node of a Redis Cluster that has the hash.
     moved: Option<(String, u16)>,
 }
@@ -113,7 +117,13 @@ async fn converse(
     told: &mut Option<Notices>,
 ) -> Result<Infallible, Fault> {
     let changed = Arc::new(Notify::new());
-    let (connection, protocol, mut driver) = asker.greet(&changed).await?;
+    let (key, noticed) = (asker.settings.key.clone(), changed.clone());
+    let push = move |push: PushInfo| {
+        if concerns(&push, key.as_bytes()) {
+            noticed.notify_one();
+        }
+    };
+    let (connection, protocol, mut driver) = asker.greet(push).await?;
     let mut client = Client { asker, connection, desk, changed: changed.clone() };
     let follow = async {
         let notices = match protocol {
@@ -142,10 +152,10 @@ async fn converse(
 }
 
 /// The library's half of a connection: moves bytes while it is polled.
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Asks with a deadline, and knows what it means if there is no answer.
-struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     settings: &'a RedisSource,
     place: Place,
     timings: Timings,
@@ -153,14 +163,15 @@ struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    fn new(settings: &'a RedisSource, place: Place, timings: Timings) -> Asker<'a> {
+    /// Nothing is asked yet.
+    pub(crate) fn new(settings: &'a RedisSource, place: Place, timings: Timings) -> Asker<'a> {
         Asker { settings, place, timings, allowance: Allowance::new(ANSWER_LEN_MAX) }
     }
 
     /// Connects and logs in: with RESP3 if the server knows it.
-    async fn greet(
+    pub(crate) async fn greet(
         &mut self,
-        changed: &Arc<Notify>,
+        push: impl Fn(PushInfo) + Clone + Send + Sync + 'static,
     ) -> Result<(MultiplexedConnection, ProtocolVersion, Driver), Failure> {
         for protocol in [ProtocolVersion::RESP3, ProtocolVersion::RESP2] {
             let stream =
@@ -172,11 +183,9 @@ impl<'a> Asker<'a> {
             let stream = Bounded::new(stream, self.allowance.clone());
             let mut config = AsyncConnectionConfig::new().set_response_timeout(None);
             if protocol == ProtocolVersion::RESP3 {
-                let (key, changed) = (self.settings.key.clone(), changed.clone());
-                config = config.set_push_sender(move |push: PushInfo| {
-                    if concerns(&push, key.as_bytes()) {
-                        changed.notify_one();
-                    }
+                let push = push.clone();
+                config = config.set_push_sender(move |info: PushInfo| {
+                    push(info);
                     Ok::<(), Infallible>(())
                 });
             }
@@ -197,6 +206,11 @@ impl<'a> Asker<'a> {
         })
     }
 
+    /// How much may still be read.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
+    }
+
     fn login(&self, protocol: ProtocolVersion) -> RedisConnectionInfo {
         let mut info = RedisConnectionInfo::default()
             .set_db(self.place.database)
@@ -211,12 +225,47 @@ impl<'a> Asker<'a> {
         info
     }
 
-    fn silence(&self, what: &str) -> Fault {
+    async fn ask<T: FromRedisValue>(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        what: &str,
+        command: &Cmd,
+    ) -> Result<T, Fault> {
+        self.allowance.renew();
+        let answer = command.query_async(connection);
+        match timeout(self.timings.timeout, answer).await {
+            Ok(answer) => answer.map_err(|error| self.fault(what, &error)),
+            Err(_elapsed) => Err(self.silence(what)),
+        }
+    }
+
+    /// Every field of the hash with its value, as they are at one moment.
+    async fn entries(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+        let key = self.settings.key.clone();
+        // Asked first, since an answer cannot be stopped short of losing the connection.
+        let mut count = redis::cmd("HLEN");
+        let what = format!("HLEN {key}");
+        let count: usize = self.ask(connection, &what, count.arg(&key)).await?;
+        if count > ENTRIES_MAX {
+            let detail = format!("hash {key:?} has {count} fields, {ENTRIES_MAX} at most");
+            let failure = Failure { cause: FailureCause::Malformed, detail };
+            return Err(Fault { failure, ends: false, moved: None });
+        }
+        let mut all = redis::cmd("HGETALL");
+        self.ask(connection, &format!("HGETALL {key}"), all.arg(&key)).await
+    }
+
+    /// No answer in time.
+    pub(crate) fn silence(&self, what: &str) -> Fault {
         let detail = format!("{what}: no answer from {} in {:?}", self.place, self.timings.timeout);
         Failure { cause: FailureCause::Timeout, detail }.into()
     }
 
-    fn fault(&self, what: &str, error: &RedisError) -> Fault {
+    /// What an error means; without what must not be told.
+    pub(crate) fn fault(&self, what: &str, error: &RedisError) -> Fault {
         let (cause, ends) = match self.allowance.is_used_up() {
             true => (FailureCause::Malformed, true),
             false => judge(error),
@@ -332,18 +381,7 @@ impl Client<'_> {
 
     /// The whole hash, as it is at one moment. A hash that is not there is empty.
     async fn read(&mut self) -> Result<Reading, Fault> {
-        let key = self.asker.settings.key.clone();
-        // Asked first, since an answer cannot be stopped short of losing the connection.
-        let mut count = redis::cmd("HLEN");
-        let count: usize = self.ask(&format!("HLEN {key}"), count.arg(&key)).await?;
-        if count > ENTRIES_MAX {
-            let detail = format!("hash {key:?} has {count} fields, {ENTRIES_MAX} at most");
-            let failure = Failure { cause: FailureCause::Malformed, detail };
-            return Err(Fault { failure, ends: false, moved: None });
-        }
-        let mut all = redis::cmd("HGETALL");
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> =
-            self.ask(&format!("HGETALL {key}"), all.arg(&key)).await?;
+        let mut entries = self.asker.entries(&mut self.connection).await?;
         // Redis keeps no order, and a set that is only shuffled is no news.
         entries.sort_unstable();
         let members = entries.iter().map(|(field, value)| value::parse(field, value));
@@ -379,12 +417,7 @@ impl Client<'_> {
     }
 
     async fn ask<T: FromRedisValue>(&mut self, what: &str, command: &Cmd) -> Result<T, Fault> {
-        self.asker.allowance.renew();
-        let answer = command.query_async(&mut self.connection);
-        match timeout(self.asker.timings.timeout, answer).await {
-            Ok(answer) => answer.map_err(|error| self.asker.fault(what, &error)),
-            Err(_elapsed) => Err(self.asker.silence(what)),
-        }
+        self.asker.ask(&mut self.connection, what, command).await
     }
 }
 

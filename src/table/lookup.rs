@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 
 use super::{Backend, BackendShared, Pool};
 use crate::config;
-use crate::lookup::Question;
+use crate::lookup::Asked;
 use crate::metrics::{AskedCells, BackendCells, LookupCells, PerShard};
 
 /// Questions that may wait for the control plane; further ones have no answer.
@@ -30,7 +30,7 @@ pub struct Lookup {
     pub pool: Arc<Pool>,
     /// Of its identity, which is its name.
     pub identity: Arc<LookupIdentity>,
-    questions: mpsc::Sender<Question>,
+    questions: mpsc::Sender<Asked>,
 }
 
 /// What outlives settings: counters, and who is at which address.
@@ -54,7 +54,7 @@ impl Lookup {
         settings: &config::Lookup,
         id: u64,
         identity: Arc<LookupIdentity>,
-    ) -> (Lookup, mpsc::Receiver<Question>) {
+    ) -> (Lookup, mpsc::Receiver<Asked>) {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
         let pool = Pool::new(&settings.as_pool(), identity.shards);
         let lookup = Lookup {
@@ -69,7 +69,7 @@ impl Lookup {
     }
 
     /// Asks the control plane; `false` if too many questions wait already. Never waits itself.
-    pub fn ask(&self, question: Question) -> bool {
+    pub fn ask(&self, question: Asked) -> bool {
         self.questions.try_send(question).is_ok()
     }
 
