@@ -256,3 +256,10 @@ reasons! {
         LookupStale => "lookup_stale", Us;
     }
 }
+
+impl Placement {
+    /// Whether a lookup gave the address; pools place nobody so.
+    pub fn is_lookup(self) -> bool {
+        matches!(self, Placement::Lookup | Placement::LookupStale)
+    }
+}

@@ -114,3 +114,48 @@ impl Asker {
         Ok((complete, resolvers))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::source::dns::SystemResolvers;
+
+    /// The complete name that is asked for with this resolv.conf.
+    fn complete(resolv_conf: &str, search: Search) -> Result<String, FailureCause> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        let name = format!("corelane-resolv-{}-{serial}", std::process::id());
+        let file = std::env::temp_dir().join(name);
+        std::fs::write(&file, resolv_conf).unwrap();
+        let system = SystemResolvers { file: file.clone(), port: 5353 };
+        let settings = DnsLookup {
+            name: crate::http::template::Template::parse("{key}").unwrap(),
+            search,
+            port: 8101,
+            resolvers: Vec::new(),
+            min_ttl: Duration::ZERO,
+            max_ttl: Duration::from_secs(60),
+        };
+        let timeout = Duration::from_secs(1);
+        let whom = Whom::new(Vec::new(), timeout).with_system(system);
+        let mut asker = Asker { settings, ttl: None, timeout, whom, current: None };
+        let name = LookupName::new(b"zone12-mail", b"").unwrap();
+        let prepared = asker.prepare(&name);
+        std::fs::remove_file(&file).unwrap();
+        prepared.map(|(name, _)| name.to_string()).map_err(|failure| failure.cause)
+    }
+
+    #[test]
+    fn only_the_first_search_domain_is_put_behind_a_name() {
+        let conf = "nameserver 127.0.0.1\nsearch ns.svc.test svc.test\noptions ndots:0\n";
+        let first = complete(conf, Search::ResolvConf);
+        assert_eq!(first, Ok("zone12-mail.ns.svc.test.".to_owned()));
+        assert_eq!(complete(conf, Search::Off), Ok("zone12-mail.".to_owned()));
+        let domain = complete("domain only.test\n", Search::ResolvConf);
+        assert_eq!(domain, Ok("zone12-mail.only.test.".to_owned()));
+        let nothing = complete("nameserver 127.0.0.1\n", Search::ResolvConf);
+        assert_eq!(nothing, Err(FailureCause::Malformed));
+    }
+}

@@ -213,7 +213,7 @@ struct Store {
 /// takes, while the store is up and tells its changes; nobody waits for longer than one question.
 #[test]
 fn nobody_is_told_what_is_not_so_any_more() {
-    for seed in 0..60 {
+    for seed in 0..30 {
         simulate(seed);
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 
 use super::super::names::{self, Family};
-use super::{Series, Writing, durations};
+use super::{Series, Writing, durations, durations_of};
 use crate::end::{End, Placement};
 use crate::lookup::Cause;
-use crate::metrics::{AskedCells, Durations, Looked};
+use crate::metrics::{AskedCells, Looked};
 use crate::table::{Lookup, Table};
 
 /// What shards remember, what the control plane asked, and what sessions met.
@@ -47,7 +47,7 @@ fn asked(page: &mut Writing, table: &Table) -> fmt::Result {
         Ok(())
     })?;
     each(page, table, &names::LOOKUP_ANSWER_TIME, |family, name, lookup| {
-        family.histogram(&[name], &lookup.identity.asked.times.histogram())
+        family.histogram(&[name], &durations_of(&lookup.identity.asked.times))
     })?;
     each(page, table, &names::LOOKUP_CHANGES, |family, name, lookup| {
         family.number(&[name], lookup.identity.asked.changes.value())
@@ -82,7 +82,7 @@ fn placed(page: &mut Writing, table: &Table) -> fmt::Result {
         let cells = &lookup.identity.backend_cells;
         family.histogram(&[name], &durations(cells, |cell| &cell.connect))
     })?;
-    each(page, table, &names::LOOKUP_CONNECT_FAILURES, |family, name, lookup| {
+    each(page, table, &names::LOOKUP_CONNECT_ERRORS, |family, name, lookup| {
         let cells = &lookup.identity.backend_cells;
         for end in End::ALL.iter().filter(|end| end.is_placement() && !end.is_lookup()) {
             let count = cells.sum(|cell| &cell.connect_failures[*end as usize]);
