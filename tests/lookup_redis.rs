@@ -175,7 +175,9 @@ fn without_redis_what_was_known_goes_on() {
     gateway.wait_metric("corelane_lookup_connected{lookup=\"nodes\"}", 1.0);
     until("the store is believed again", || place(devices, "a").is_none());
     put(&redis, "a", backends[1]);
-    until("the new backend", || place(devices, "a").as_deref() == Some("1"));
+    until("the new backend on both shards", || {
+        (0..20).all(|_| place(devices, "a").as_deref() == Some("1"))
+    });
 
     // Stands still: one waits for a question's time, those after it do not.
     redis.process.pause();

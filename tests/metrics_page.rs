@@ -16,7 +16,7 @@ use corelane::metrics::page::{Observed, Page};
 use corelane::metrics::{ListenerCells, Metrics, PerShard};
 use corelane::source::guard::State;
 use corelane::source::view::{Counts, SourceView};
-use corelane::table::{Layout, Table};
+use corelane::table::{Layout, Lookup, LookupIdentity, Table};
 use tokio::sync::watch;
 
 const DOCS: &str = include_str!("../docs/observability.md");
@@ -146,6 +146,7 @@ fn listener(name: &str) -> config::Listener {
         bind: Vec::new(),
         protocol: config::Protocol::Tcp { key: None },
         pool: Some(0),
+        lookup: None,
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
@@ -169,6 +170,19 @@ fn source() -> SourceView {
     }
 }
 
+/// A lookup that nobody has asked anything.
+fn lookup() -> Arc<Lookup> {
+    let toml = "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\n\
+                lookup = \"nodes\"\n\
+                [lookup.nodes]\nkind = \"dns\"\nname = \"a.test\"\nport = 1\n";
+    let environment =
+        config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
+    let loaded = config::parse(toml, "lookup.toml", &environment);
+    let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
+    let identity = Arc::new(LookupIdentity::new(SHARDS));
+    Arc::new(Lookup::new(&config.lookups[0], 1, identity).0)
+}
+
 struct Observing {
     metrics: Arc<Metrics>,
     logs: Logs,
@@ -185,6 +199,7 @@ impl Observing {
             generation: 1,
             listeners: listeners.iter().map(|name| listener(name)).collect(),
             pools: pools.to_vec(),
+            lookups: vec![lookup()],
             connections_max: 1000,
         };
         let (table, observed_table) = watch::channel(Arc::new(Table::first(&layout, SHARDS)));

@@ -352,15 +352,19 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
     let old: Vec<_> =
         table.listeners.iter().map(|one| (&one.settings.name, &one.settings)).collect();
     let new: Vec<_> = layout.listeners.iter().map(|one| (&one.name, one)).collect();
-    let pool_of = |pools: &[&str], index: Option<usize>| {
-        index.and_then(|index| pools.get(index)).map(|name| (*name).to_owned())
+    let name_of = |names: &[&str], index: Option<usize>| {
+        index.and_then(|index| names.get(index)).map(|name| (*name).to_owned())
     };
     let old_pools: Vec<&str> = table.pools.iter().map(|pool| &*pool.settings.name).collect();
     let new_pools: Vec<&str> = layout.pools.iter().map(|pool| &*pool.name).collect();
+    let old_lookups: Vec<&str> = table.lookups.iter().map(|lookup| &*lookup.label).collect();
+    let new_lookups: Vec<&str> = layout.lookups.iter().map(|lookup| &*lookup.label).collect();
     reloaded.listeners = changes(&old, &new, |old, new| {
-        // Pools are told apart by name: their places in the file say nothing.
-        let again = config::Listener { pool: new.pool, ..(*old).clone() };
-        again == **new && pool_of(&old_pools, old.pool) == pool_of(&new_pools, new.pool)
+        // Pools and lookups are told apart by name: their places in the file say nothing.
+        let (pool, lookup) = (new.pool, new.lookup);
+        config::Listener { pool, lookup, ..(*old).clone() } == **new
+            && name_of(&old_pools, old.pool) == name_of(&new_pools, pool)
+            && name_of(&old_lookups, old.lookup) == name_of(&new_lookups, lookup)
     });
     let addresses = |listeners: &[(&String, &config::Listener)]| -> Vec<(String, ())> {
         let all = listeners.iter().flat_map(|(_, listener)| &listener.bind);

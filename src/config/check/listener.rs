@@ -111,8 +111,7 @@ impl Checker<'_> {
         complete.then(|| entries.into_iter().map(|(_, address)| address).collect())
     }
 
-    /// `Some(None)` without one, and for http, whose rules name lookups. `keyed`: the listener finds
-    /// out a key.
+    /// `Some(None)` without one; `keyed`: the listener finds out a key.
     fn lookup_of_listener(
         &mut self,
         slot: Slot<String>,
