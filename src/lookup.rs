@@ -28,6 +28,9 @@ use crate::table::Backend;
 /// Most addresses of one name that are used; further ones are not looked at.
 pub const ADDRESSES_MAX: usize = 32;
 
+/// Most questions that a lookup's store is asked at the same time; further ones wait.
+pub const QUESTIONS_AT_ONCE: usize = 256;
+
 /// What a name stands for.
 #[derive(Debug)]
 pub struct Found {

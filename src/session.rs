@@ -89,7 +89,7 @@ async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begu
     let listener = &session.listener.settings;
     let caller = read_caller(shard, session, client, listener).await?;
     let (backend, identity) = match caller.target {
-        Target::Pool(pool) => place(shard, session, client, (pool, caller.placement)).await?,
+        Target::Pool(_) => place(shard, session, client, &caller).await?,
         // Few wait for long: the others do not pay for it in the size of their tasks.
         Target::Lookup(lookup) => Box::pin(looked_up::place(shard, session, lookup)).await?,
     };
@@ -161,7 +161,7 @@ async fn place(
     shard: &Shard,
     session: &Session,
     client: &Socket,
-    caller: (usize, Placement),
+    caller: &Caller,
 ) -> Result<(Socket, Arc<Backend>), End> {
     loop {
         match place_by(shard, session, client, (caller, shard.table())).await {
@@ -176,11 +176,13 @@ async fn place_by(
     shard: &Shard,
     session: &Session,
     client: &Socket,
-    ((pool, placement), table): ((usize, Placement), Arc<Table>),
+    (caller, table): (&Caller, Arc<Table>),
 ) -> Result<(Socket, Arc<Backend>), Turned> {
+    // A lookup's callers are placed elsewhere.
+    let Target::Pool(pool) = caller.target else { return Err(Turned::Away(End::PoolRemoved)) };
     let (index, pool) = table.pool_of(&session.listener, pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
-    let mut search = Search::new(pool, index, &key, placement);
+    let mut search = Search::new(pool, index, &key, caller.placement);
     *session.placed.borrow_mut() = Some(Placed {
         pool: pool.clone(),
         backend: search.home().and_then(|home| pool.backends.get(home)).cloned(),

@@ -268,3 +268,47 @@ fn a_reload_adds_changes_and_removes_lookups() {
     until("the new lookup", || place(devices, "a").as_deref() == Some("old"));
     kept.echo(b"still here");
 }
+
+/// Who may not be told of changes asks more often, and a password is one like a source's.
+#[test]
+fn a_redis_that_may_not_tell_is_asked_more_often() {
+    let redis = Redis::start_with(&["--requirepass", "secret"]);
+    redis.run("ACL SETUSER gate on >word ~* +@all -client|tracking");
+    let gateway = start(&redis, "username = \"gate\"\npassword = \"word\"");
+    let devices = gateway.address("devices");
+    let backends = [Backend::echo("0"), Backend::echo("1")];
+    put(&redis, "a", backends[0]);
+    assert_eq!(place(devices, "a").as_deref(), Some("0"));
+    put(&redis, "a", backends[1]);
+    let began = Instant::now();
+    until("the change", || place(devices, "a").as_deref() == Some("1"));
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert_eq!(gateway.metric("corelane_lookup_changes_total{lookup=\"nodes\"}"), 0.0);
+}
+
+/// How often the control plane's thread, which is the first, has been woken.
+fn wakes(gateway: &Gateway) -> u64 {
+    let id = gateway.child.id();
+    let status = std::fs::read_to_string(format!("/proc/{id}/task/{id}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn what_is_remembered_wakes_nobody_else() {
+    let redis = Redis::start();
+    let gateway = start(&redis, "");
+    let devices = gateway.address("devices");
+    put(&redis, "a", Backend::echo("one"));
+    until("both shards know", || {
+        assert_eq!(place(devices, "a").as_deref(), Some("one"));
+        gateway.metric("corelane_lookup_entries{lookup=\"nodes\"}") == 2.0
+    });
+    let (woken, asked_before) = (wakes(&gateway), asked(&redis));
+    for _ in 0..500 {
+        assert_eq!(place(devices, "a").as_deref(), Some("one"));
+    }
+    let woken = wakes(&gateway) - woken;
+    assert!(woken < 100, "the control plane was woken {woken} times");
+    assert_eq!(asked(&redis), asked_before);
+}

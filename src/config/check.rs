@@ -195,8 +195,10 @@ impl Checker<'_> {
         self.collisions();
         self.pools_unused();
         self.lookups_unused();
-        let sockets = match (&pools, &listeners) {
-            (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
+        let sockets = match (&pools, &listeners, &lookups) {
+            (Some(pools), Some(listeners), Some(lookups)) => {
+                Some(relations::sockets(pools, listeners, lookups))
+            }
             _ => None,
         };
         let runtime = self.runtime(raw.runtime, &root.key("runtime"), sockets);

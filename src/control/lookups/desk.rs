@@ -10,13 +10,13 @@ use smallvec::SmallVec;
 
 use crate::config;
 use crate::http::value::Unfit;
-use crate::lookup::{ADDRESSES_MAX, Answer, Answered, Asked, Cause, Forget, Found, LookupName};
+use crate::lookup::{
+    ADDRESSES_MAX, Answer, Answered, Asked, Cause, Forget, Found, LookupName, QUESTIONS_AT_ONCE,
+};
 use crate::shard::mailbox::{Message, ShardHandle};
 use crate::source::{Failure, FailureCause};
 use crate::table::{Lookup, LookupIdentity};
 
-/// Questions to one store at the same time.
-const IN_FLIGHT_MAX: usize = 256;
 /// Questions that wait until one of those is answered.
 const QUEUE_MAX: usize = 8_192;
 /// How often in a row a question is asked again because its answer changed while it was under way.
@@ -90,7 +90,7 @@ impl Desk {
             }
             return None;
         }
-        let waits = self.asking >= IN_FLIGHT_MAX;
+        let waits = self.asking >= QUESTIONS_AT_ONCE;
         let shards = SmallVec::from_slice(&[shard]);
         let flight = Flight { shards, began: Instant::now(), changed: false, again: 0 };
         if waits && self.queue.len() >= QUEUE_MAX {
@@ -255,4 +255,132 @@ impl Desk {
 /// A failure of this cause.
 pub(super) fn failed(cause: FailureCause, detail: impl Into<String>) -> Said {
     Said::Failed(Failure { cause, detail: detail.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LookupKind, RedisLookup, StoreTls};
+    use crate::http::template::Template;
+    use crate::http::value::Allowed;
+
+    fn desk(shards: usize) -> Desk {
+        let template = |text| Template::parse(text).unwrap();
+        let settings = config::Lookup {
+            name: "nodes".to_owned(),
+            kind: LookupKind::Redis(RedisLookup {
+                url: "redis://127.0.0.1".to_owned(),
+                username: None,
+                password: None,
+                tls: StoreTls::default(),
+                key: template("nodes"),
+                field: template("{key}"),
+            }),
+            ttl: None,
+            negative_ttl: Duration::from_secs(1),
+            stale: Duration::ZERO,
+            entries_max: 100,
+            timeout: Duration::from_secs(60),
+            allowed: Allowed {
+                networks: vec!["10.0.0.0/8".parse().unwrap()],
+                ports: vec![1..=u16::MAX],
+            },
+            connect_timeout: Duration::from_secs(1),
+            retries: 0,
+            idle_timeout: Duration::from_secs(1),
+        };
+        let identity = Arc::new(LookupIdentity::new(shards));
+        let (lookup, _asked) = Lookup::new(&settings, 1, identity);
+        let mailbox = |_| ShardHandle::new(crate::sys::eventfd().unwrap());
+        Desk::new(&lookup, &(0..shards).map(mailbox).collect::<Vec<_>>())
+    }
+
+    fn asked(number: usize, shard: usize) -> Asked {
+        let name = LookupName::new(b"nodes", number.to_string().as_bytes()).unwrap();
+        Asked { name, shard }
+    }
+
+    fn addresses(texts: &[&str]) -> Said {
+        let addresses = texts.iter().map(|text| text.parse().unwrap()).collect();
+        Said::Addresses { addresses, fresh_for: Duration::from_secs(9) }
+    }
+
+    /// Answers that a shard got, since it was asked last.
+    fn answers(desk: &Desk, shard: usize) -> Vec<Answered> {
+        std::iter::from_fn(|| desk.shards[shard].take())
+            .filter_map(|message| match message {
+                Message::Answer(answered) => Some(answered),
+                _ => None,
+            })
+            .collect()
+    }
+
+    #[test]
+    fn shards_share_a_question() {
+        let mut desk = desk(3);
+        let name = desk.take(asked(7, 0)).unwrap();
+        for shard in [1, 1, 0] {
+            assert_eq!(desk.take(asked(7, shard)), None);
+        }
+        assert_eq!(desk.done(&name, addresses(&["10.0.0.1:1", "9.9.9.9:1", "10.0.0.1:1"])), None);
+        for shard in 0..2 {
+            let [answered] = &answers(&desk, shard)[..] else { panic!("one answer") };
+            let Answer::Found { found, .. } = &answered.answer else { panic!("{answered:?}") };
+            let found: Vec<String> = found.addresses().map(|one| one.to_string()).collect();
+            assert_eq!(found, ["10.0.0.1:1"], "once, and only what is allowed");
+        }
+        assert!(answers(&desk, 2).is_empty(), "it did not ask");
+    }
+
+    #[test]
+    fn what_changes_under_way_is_asked_again_but_not_for_ever() {
+        let mut desk = desk(1);
+        let name = desk.take(asked(7, 0)).unwrap();
+        for _ in 0..AGAIN_MAX {
+            desk.changed(b"nodes");
+            assert_eq!(desk.done(&name, addresses(&["10.0.0.1:1"])), Some(name.clone()));
+            assert!(answers(&desk, 0).is_empty());
+        }
+        desk.changed(b"nodes");
+        assert_eq!(desk.done(&name, addresses(&["10.0.0.1:1"])), None);
+        assert_eq!(answers(&desk, 0).len(), 1);
+        let name = desk.take(asked(8, 0)).unwrap();
+        desk.changed(b"others");
+        assert_eq!(desk.done(&name, addresses(&["10.0.0.1:1"])), None);
+    }
+
+    #[test]
+    fn a_flood_waits_and_then_is_refused() {
+        let mut desk = desk(1);
+        let now: Vec<_> = (0..QUESTIONS_AT_ONCE).map(|n| desk.take(asked(n, 0)).unwrap()).collect();
+        for number in QUESTIONS_AT_ONCE..QUESTIONS_AT_ONCE + QUEUE_MAX {
+            assert_eq!(desk.take(asked(number, 0)), None);
+        }
+        assert!(answers(&desk, 0).is_empty());
+        assert_eq!(desk.take(asked(1_000_000, 0)), None);
+        let [refused] = &answers(&desk, 0)[..] else { panic!("one is too many") };
+        assert_eq!(refused.name, asked(1_000_000, 0).name);
+        assert!(matches!(refused.answer, Answer::Failed(Cause::Busy)));
+        let next = desk.done(&now[0], Said::Nothing(Duration::ZERO));
+        assert_eq!(next, Some(asked(QUESTIONS_AT_ONCE, 0).name), "those who wait have their turn");
+        let failure = Failure { cause: FailureCause::Timeout, detail: "test".to_owned() };
+        desk.fail_all(&failure);
+        assert_eq!(answers(&desk, 0).len(), QUESTIONS_AT_ONCE + QUEUE_MAX);
+        assert!(desk.take(asked(1, 0)).is_some());
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_an_answer() {
+        let mut desk = desk(1);
+        let name = desk.take(asked(7, 0)).unwrap();
+        assert_eq!(desk.done(&name, addresses(&["169.254.169.254:80"])), None);
+        let answer = &answers(&desk, 0)[0].answer;
+        assert!(matches!(answer, Answer::Refused { unfit: Unfit::NetworkNotAllowed, .. }));
+        let many: Vec<String> = (1..=200).map(|n| format!("10.0.0.{n}:1")).collect();
+        let name = desk.take(asked(8, 0)).unwrap();
+        let many = addresses(&many.iter().map(String::as_str).collect::<Vec<_>>());
+        assert_eq!(desk.done(&name, many), None);
+        let Answer::Found { found, .. } = &answers(&desk, 0)[0].answer else { panic!("found") };
+        assert_eq!(found.backends.len(), ADDRESSES_MAX);
+    }
 }
