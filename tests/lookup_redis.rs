@@ -62,11 +62,9 @@ fn devices_go_where_redis_says_and_nowhere_else() {
     let line = gateway.session_lines(1).remove(0);
     assert_eq!((&line["pool"], &line["placement"]), (&"nodes".into(), &"lookup".into()), "{line}");
 
-    let mut sessions = 10;
-    let mut ends_with = |id: &str, end: &str| {
+    let ends_with = |id: &str, end: &str| {
         assert_eq!(place(devices, id), None, "{id}");
-        sessions += 1;
-        assert_eq!(gateway.end_of(sessions), end, "{id}");
+        assert_eq!(gateway.end_of(id), end, "{id}");
     };
     ends_with("nobody", "lookup_nothing");
     for (id, value) in [("null", "null"), ("big-null", "NULL")] {
@@ -112,12 +110,13 @@ fn a_change_is_told_and_followed_at_once() {
         let expected = (round % 2).to_string();
         put(&redis, "a", backends[round % 2]);
         let began = Instant::now();
-        until("the change", || place(devices, "a").as_deref() == Some(&expected));
+        while place(devices, "a").as_deref() != Some(&expected) {
+            assert!(began.elapsed() < Duration::from_secs(5), "round {round}");
+        }
         latencies.push(began.elapsed());
     }
     latencies.sort_unstable();
     println!("change to first session: median {:?}, longest {:?}", latencies[10], latencies[19]);
-    assert!(latencies[19] < Duration::from_secs(5), "{latencies:?}");
     // Nothing is remembered beyond its end either.
     redis.run("HDEL nodes a");
     until("that it is gone", || place(devices, "a").is_none());

@@ -3,6 +3,8 @@
 use std::io::Read;
 use std::net::SocketAddr;
 
+use serde_json::Value;
+
 use super::Gateway;
 use super::client::Client;
 
@@ -65,9 +67,13 @@ impl Gateway {
         ))
     }
 
-    /// Why the last of `count` sessions ended.
-    pub fn end_of(&self, count: usize) -> String {
-        let line = self.session_lines(count).remove(count - 1);
-        line["end"].as_str().unwrap().to_owned()
+    /// Why the session of a device ended, whose id is written as in JSON.
+    pub fn end_of(&self, id: &str) -> String {
+        let id: Value = serde_json::from_str(&format!("\"{id}\"")).unwrap();
+        self.sessions.wait(&format!("line of {id}"), |lines| {
+            let mut lines = lines.iter().map(|line| serde_json::from_str::<Value>(line).unwrap());
+            let line = lines.find(|line| line["key"] == id)?;
+            Some(line["end"].as_str().unwrap().to_owned())
+        })
     }
 }
