@@ -159,6 +159,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Index into [`Config::pools`]; `None` for http, whose rules name pools.
     pub pool: Option<usize>,
+    /// Index into [`Config::lookups`]; instead of a pool.
+    pub lookup: Option<usize>,
     /// Queue of connections the kernel completed and we have not accepted.
     pub backlog: u32,
     /// Options that accepted sockets inherit.

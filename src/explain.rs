@@ -4,6 +4,8 @@
 //! Both functions call the code that a shard calls. What a shard learns while it runs (backends
 //! that failed a moment ago, sessions of others) is not known here.
 
+mod lookup;
+
 use std::fmt::{self, Write as _};
 use std::io;
 
@@ -11,6 +13,7 @@ use crate::balance::{Algorithm, Balance, Candidates, PickState};
 use crate::config::{BackendState, Config, FrameListener, Listener, MissingKey, Pool, Protocol};
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
+use crate::http::template::Gap;
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
 use crate::movement::Standing;
@@ -57,10 +60,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
     let Some(listener) = config.listeners.get(listener) else {
         return Err(ExplainError::ListenerUnknown(listener));
     };
-    let (Protocol::Frame(frame), Some(pool)) = (&listener.protocol, listener.pool) else {
+    let (Protocol::Frame(frame), Some(target)) = (&listener.protocol, target(listener)) else {
         return Err(ExplainError::NotFramed(listener.name.clone()));
     };
-    let page = Page { config, name: &listener.name, frame, pool, bytes };
+    let page = Page { config, name: &listener.name, frame, target, bytes };
     Ok(page.to_string())
 }
 
@@ -72,7 +75,8 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
 ///
 /// The pool is the listener's, or the one `missing_key` names for the empty key; `-` stands for a
 /// pool or backend that the key would not get: an empty or overlong key on a frame listener that
-/// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are).
+/// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are). For a
+/// lookup its name stands for the pool's, and what it would be asked for the backend's.
 ///
 /// Keyed algorithms need nothing but the key; `bounded_load`, which depends on live sessions, is
 /// left out. For the others, and for the empty key where an algorithm gives that to anybody, the
@@ -93,9 +97,19 @@ pub fn route(
     };
     let mut pools: Vec<Trial> = config.pools.iter().map(Trial::new).collect();
     for key in keys {
-        let index = pool_of(listener, &key);
         write!(out, "{}", Escaped(&key))?;
-        match index.and_then(|index| pools.get_mut(index)) {
+        let pool = match target_of(listener, &key) {
+            Some(Target::Lookup(index)) => {
+                let Some(lookup) = config.lookups.get(index) else { continue };
+                let question = lookup::question(lookup, &key);
+                let question = question.as_ref().map_or("-", |text| text.as_str());
+                writeln!(out, "\t{}\t{question}", lookup.name)?;
+                continue;
+            }
+            Some(Target::Pool(index)) => Some(index),
+            None => None,
+        };
+        match pool.and_then(|index| pools.get_mut(index)) {
             None => out.write_all(b"\t-\t-\n")?,
             Some(trial) => match trial.place(&key) {
                 Ok(index) => {
@@ -109,17 +123,36 @@ pub fn route(
     Ok(())
 }
 
+/// Where a listener sends a key; an index in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Pool(usize),
+    Lookup(usize),
+}
+
+fn target(listener: &Listener) -> Option<Target> {
+    let lookup = listener.lookup.map(Target::Lookup);
+    listener.pool.map(Target::Pool).or(lookup)
+}
+
 /// The pool in which a listener would look for this key's backend; `None` if it would refuse the
-/// key.
+/// key, or look it up.
 pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
+    match target_of(listener, key) {
+        Some(Target::Pool(index)) => Some(index),
+        Some(Target::Lookup(_)) | None => None,
+    }
+}
+
+fn target_of(listener: &Listener, key: &[u8]) -> Option<Target> {
     match &listener.protocol {
-        Protocol::Tcp { .. } => listener.pool,
+        Protocol::Tcp { .. } => target(listener),
         Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
         Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
             MissingKey::Reject => None,
-            MissingKey::Pool(index) => Some(index),
+            MissingKey::Pool(index) => Some(Target::Pool(index)),
         },
-        Protocol::Frame(_) => listener.pool,
+        Protocol::Frame(_) => target(listener),
         // Rules choose, and they ask more than a key.
         Protocol::Http(_) => None,
     }
@@ -186,8 +219,8 @@ struct Page<'c> {
     config: &'c Config,
     name: &'c str,
     frame: &'c FrameListener,
-    /// The listener's pool.
-    pool: usize,
+    /// Where it sends keys.
+    target: Target,
     bytes: &'c [u8],
 }
 
@@ -297,7 +330,10 @@ impl Page<'_> {
             Preface::Key(key) => {
                 writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
-                self.write_placement(f, self.pool, &key)
+                match self.target {
+                    Target::Pool(pool) => self.write_placement(f, pool, &key),
+                    Target::Lookup(lookup) => self.write_question(f, lookup, &key),
+                }
             }
             Preface::KeyMissing => {
                 write_rest(f, self.bytes.len() - frames_len)?;
@@ -315,6 +351,22 @@ impl Page<'_> {
                 writeln!(f, "\noutcome  closed: {} in the body above", end.label())
             }
             Preface::NeedMore(total) => self.write_incomplete(f, total),
+        }
+    }
+
+    fn write_question(&self, f: &mut fmt::Formatter<'_>, lookup: usize, key: &[u8]) -> fmt::Result {
+        let Some(lookup) = self.config.lookups.get(lookup) else { return Ok(()) };
+        writeln!(f, "\nlookup   {}", lookup.name)?;
+        match lookup::question(lookup, key) {
+            Ok(question) => writeln!(f, "asks     {question}"),
+            Err(unfilled) => {
+                let why = match unfilled.gap {
+                    Gap::Missing => "missing",
+                    Gap::Malformed(unfit) => unfit.label(),
+                };
+                let end = End::LookupNameInvalid.label();
+                writeln!(f, "outcome  closed: {end}: the key cannot be part of the name ({why})")
+            }
         }
     }
 

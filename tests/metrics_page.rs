@@ -16,7 +16,7 @@ use corelane::metrics::page::{Observed, Page};
 use corelane::metrics::{ListenerCells, Metrics, PerShard};
 use corelane::source::guard::State;
 use corelane::source::view::{Counts, SourceView};
-use corelane::table::{Layout, Table};
+use corelane::table::{Layout, Lookup, LookupIdentity, Table};
 use corelane::tls::{
     ClientCertificates, Identity, ListenerSettings, ListenerTls, UnknownName, Version,
 };
@@ -149,7 +149,8 @@ fn listener(name: &str) -> config::Listener {
         name: name.to_owned(),
         bind: Vec::new(),
         protocol: config::Protocol::Tcp { key: None },
-        pool: 0,
+        pool: Some(0),
+        lookup: None,
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
@@ -191,6 +192,19 @@ fn source() -> SourceView {
     }
 }
 
+/// A lookup that nobody has asked anything.
+fn lookup() -> Arc<Lookup> {
+    let toml = "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\n\
+                lookup = \"nodes\"\n\
+                [lookup.nodes]\nkind = \"dns\"\nname = \"a.test\"\nport = 1\n";
+    let environment =
+        config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
+    let loaded = config::parse(toml, "lookup.toml", &environment);
+    let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
+    let identity = Arc::new(LookupIdentity::new(SHARDS));
+    Arc::new(Lookup::new(&config.lookups[0], 1, identity).0)
+}
+
 struct Observing {
     metrics: Arc<Metrics>,
     logs: Logs,
@@ -207,6 +221,7 @@ impl Observing {
             generation: 1,
             listeners: listeners.iter().map(|name| listener(name)).collect(),
             pools: pools.to_vec(),
+            lookups: vec![lookup()],
             connections_max: 1000,
         };
         let (table, observed_table) = watch::channel(Arc::new(Table::first(&layout, SHARDS)));

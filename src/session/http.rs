@@ -7,6 +7,7 @@
 
 mod exchange;
 mod head;
+mod looked_up;
 mod place;
 mod record;
 mod transfer;

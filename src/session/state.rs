@@ -31,6 +31,8 @@ pub enum Stage {
     Idle,
     /// It speaks HTTP, and a request is on its way.
     Request,
+    /// It waits for a lookup's answer.
+    Lookup,
     /// It waits for room on its backend.
     Wait,
     /// Its backend is being connected.
@@ -46,6 +48,7 @@ impl Stage {
             Stage::Preface => "preface",
             Stage::Idle => "idle",
             Stage::Request => "request",
+            Stage::Lookup => "lookup",
             Stage::Wait => "wait",
             Stage::Connect => "connect",
             Stage::Relay => "relay",
