@@ -27,8 +27,10 @@ mod substitute;
 mod tokens;
 mod value;
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use backends_file::{BackendsFormat, parse_backends};
@@ -49,6 +51,7 @@ pub use value::AddressError;
 
 use crate::balance::{Algorithm, Factor};
 use crate::frame::FrameRules;
+use crate::tls::{ListenerTls, PoolTls};
 
 /// Everything one process runs with.
 #[derive(Debug, Clone)]
@@ -164,6 +167,8 @@ pub struct Listener {
     pub socket: SocketOptions,
     /// PROXY protocol expected from these networks.
     pub proxy: Option<ProxyIn>,
+    /// TLS of its clients, its files read.
+    pub tls: Option<Arc<ListenerTls>>,
 }
 
 /// Options of a connected TCP socket. NODELAY is always on.
@@ -201,10 +206,32 @@ pub struct FrameListener {
 }
 
 /// Key of a `tcp` listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TcpKey {
     /// The client's IP address, as text.
     ClientIp,
+    /// The name that the client asks for in its TLS ClientHello.
+    Sni(Box<SniKey>),
+}
+
+/// `key = "sni"`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SniKey {
+    /// What happens to clients that name nothing.
+    pub missing_key: MissingKey,
+    /// Deadline for the whole ClientHello, from accept.
+    pub timeout: Duration,
+    /// Pools of their own (indexes into [`Config::pools`]) by name in lower case; `*.` in front of
+    /// some, which stands for one label.
+    pub names: BTreeMap<String, usize>,
+}
+
+impl SniKey {
+    /// The pool of a name in lower case, if it has one of its own: an exact one before a wildcard.
+    pub fn pool(&self, name: &str) -> Option<usize> {
+        let wild = || self.names.get(&format!("*.{}", name.split_once('.')?.1));
+        self.names.get(name).or_else(wild).copied()
+    }
 }
 
 /// `missing_key`
@@ -269,6 +296,8 @@ pub struct Pool {
     pub on_remove: OnRemove,
     /// Sessions closed in a second, with [`OnRemove::Close`].
     pub close_rate: u32,
+    /// TLS to its backends, its files read.
+    pub tls: Option<Arc<PoolTls>>,
     /// Which backends are used, and how fast.
     pub health: Health,
     /// As the file has them, static ones included; empty for a pool that only a reload changes.

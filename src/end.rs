@@ -61,6 +61,14 @@ reasons! {
         ClientError => "client_error", Client;
         /// Another socket error on the backend's side.
         BackendError => "backend_error", Backend;
+        /// The client's TLS ended without close_notify, so that bytes may be missing.
+        ClientTruncated => "client_truncated", Client;
+        /// The backend's TLS ended without close_notify, so that bytes may be missing.
+        BackendTruncated => "backend_truncated", Backend;
+        /// The client broke TLS after its handshake, or sent an alert.
+        ClientTls => "client_tls", Client;
+        /// The backend broke TLS after its handshake, or sent an alert.
+        BackendTls => "backend_tls", Backend;
         /// No byte either way for the pool's `idle_timeout`.
         IdleTimeout => "idle_timeout", Us;
         /// Its backend was removed or drained, and the pool's `on_remove` is "close".
@@ -104,6 +112,25 @@ reasons! {
         /// No complete PROXY header before its deadline.
         ProxyTimeout => "proxy_timeout", Client;
 
+        /// No complete TLS handshake before its deadline.
+        TlsTimeout => "tls_timeout", Client;
+        /// So many handshakes were under way that this one never got its turn.
+        TlsBusy => "tls_busy", Us;
+        /// The client closed before its TLS handshake was complete.
+        TlsFin => "tls_fin", Client;
+        /// The client reset before its TLS handshake was complete.
+        TlsReset => "tls_reset", Client;
+        /// Not TLS, or TLS that breaks its own rules.
+        TlsInvalid => "tls_invalid", Client;
+        /// No version, cipher suite, key exchange or protocol that both sides speak.
+        TlsHandshake => "tls_handshake", Client;
+        /// The client ended its handshake with an alert: most often it does not trust us.
+        TlsAlert => "tls_alert", Client;
+        /// The client shows no certificate where it must, or a bad one.
+        TlsCertificate => "tls_certificate", Client;
+        /// No certificate for the name that the client asks for, and `unknown_name = "reject"`.
+        TlsName => "tls_name", Client;
+
         /// The pool has no backends.
         PoolEmpty => "pool_empty", Us;
         /// A reload took the listener's pool away before the session was placed.
@@ -132,6 +159,12 @@ reasons! {
         PortsExhausted => "ports_exhausted", Us;
         /// No file descriptor for the backend's socket.
         DescriptorsExhausted => "descriptors_exhausted", Us;
+        /// No TLS handshake with the backend: it does not speak it, or not with us.
+        ConnectTls => "connect_tls", Backend;
+        /// The backend's certificate is not one to trust under its name.
+        ConnectCertificate => "connect_certificate", Backend;
+        /// The client brought no name to call the backend by.
+        ConnectNameless => "connect_nameless", Client;
         /// Any other failure to connect.
         ConnectFailed => "connect_failed", Backend;
 
@@ -162,6 +195,8 @@ impl End {
                 | End::ConnectTimeout
                 | End::ConnectUnreachable
                 | End::PortsExhausted
+                | End::ConnectTls
+                | End::ConnectCertificate
                 | End::ConnectFailed
         )
     }
@@ -186,12 +221,26 @@ impl End {
                 | End::ProxyUntrusted
                 | End::ProxyInvalid
                 | End::ProxyTimeout
+                | End::TlsTimeout
+                | End::TlsBusy
+                | End::TlsFin
+                | End::TlsReset
+                | End::TlsInvalid
+                | End::TlsHandshake
+                | End::TlsAlert
+                | End::TlsCertificate
+                | End::TlsName
         )
     }
 
     /// Whether a lookup found no backend for a session.
     pub fn is_lookup(self) -> bool {
         self as u8 >= End::LookupNameInvalid as u8 && self as u8 <= End::LookupBusy as u8
+    }
+
+    /// Whether the client's TLS handshake failed.
+    pub fn is_handshake(self) -> bool {
+        (End::TlsTimeout as u8..=End::TlsName as u8).contains(&(self as u8))
     }
 
     /// Whether no backend could be had for a session that knew its pool.

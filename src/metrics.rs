@@ -9,9 +9,11 @@ mod lookup;
 pub mod names;
 pub mod page;
 mod process;
+pub mod tls;
 
 pub use health::{HealthCells, Waits};
 pub use lookup::{AskedCells, Looked, LookupCells};
+pub use tls::TlsCells;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -118,6 +120,8 @@ pub struct ListenerCells {
     pub placing: Durations,
     /// Accept to end.
     pub lives: Lives,
+    /// TLS handshakes that were completed; those that were not are ends.
+    pub tls: TlsCells,
 }
 
 impl Default for ListenerCells {
@@ -132,6 +136,7 @@ impl Default for ListenerCells {
             preface: Durations::default(),
             placing: Durations::default(),
             lives: Lives::default(),
+            tls: TlsCells::default(),
         }
     }
 }

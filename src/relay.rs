@@ -8,6 +8,7 @@
 
 mod bulk;
 mod flow;
+mod secure;
 mod shape;
 
 use std::io;
@@ -18,12 +19,23 @@ use socket2::SockRef;
 
 pub use self::bulk::{PIPES_MAX, Pipes};
 pub use self::flow::Turn;
+pub use self::secure::{SecureRelay, SecureTurn};
 pub use self::shape::COOL_AFTER;
 use self::shape::{Path, Shape};
 use crate::end::{End, Side};
-use crate::session::Direction;
+use crate::session::{Direction, Session};
+use crate::shard::Shard;
 use crate::sys::{Pipe, Socket};
 use crate::table::Backend;
+use crate::tls;
+
+/// What is between the two sides of a session.
+pub enum Relaying {
+    /// Bytes as they are.
+    Plain(Relay),
+    /// One side or both are inside TLS.
+    Secure(Box<SecureRelay>),
+}
 
 /// Two connected sockets, and what is on its way between them.
 pub struct Relay {
@@ -87,6 +99,10 @@ pub enum Failure {
     Reset,
     /// Nothing was acknowledged for too long.
     Timeout,
+    /// FIN where TLS wants a close_notify.
+    Truncated,
+    /// TLS that breaks its own rules, or an alert.
+    Tls,
     /// Anything else.
     Other,
 }
@@ -94,6 +110,11 @@ pub enum Failure {
 impl Failure {
     /// Classifies an error of a receive or send.
     pub fn of(error: &io::Error) -> Failure {
+        match tls::Failure::of(error) {
+            Some(tls::Failure::Truncated) => return Failure::Truncated,
+            Some(_) => return Failure::Tls,
+            None => {}
+        }
         match error.raw_os_error() {
             // EPIPE: an earlier call has taken the ECONNRESET already.
             Some(libc::ECONNRESET | libc::EPIPE) => Failure::Reset,
@@ -107,9 +128,13 @@ impl Failure {
         match (side, self) {
             (Side::Backend, Failure::Reset) => End::BackendReset,
             (Side::Backend, Failure::Timeout) => End::BackendTimeout,
+            (Side::Backend, Failure::Truncated) => End::BackendTruncated,
+            (Side::Backend, Failure::Tls) => End::BackendTls,
             (Side::Backend, Failure::Other) => End::BackendError,
             (_, Failure::Reset) => End::ClientReset,
             (_, Failure::Timeout) => End::ClientTimeout,
+            (_, Failure::Truncated) => End::ClientTruncated,
+            (_, Failure::Tls) => End::ClientTls,
             (_, Failure::Other) => End::ClientError,
         }
     }
@@ -230,9 +255,53 @@ impl Relay {
 /// Whose connection is reset at this end.
 fn reset_side(end: End) -> Option<Side> {
     match end {
-        End::ClientReset | End::ClientTimeout | End::ClientError => Some(Side::Backend),
-        End::BackendReset | End::BackendTimeout | End::BackendError => Some(Side::Client),
+        End::ClientReset
+        | End::ClientTimeout
+        | End::ClientError
+        | End::ClientTruncated
+        | End::ClientTls => Some(Side::Backend),
+        End::BackendReset
+        | End::BackendTimeout
+        | End::BackendError
+        | End::BackendTruncated
+        | End::BackendTls => Some(Side::Client),
         _ => None,
+    }
+}
+
+/// Counts bytes received for a direction.
+fn count_received(
+    (shard, session): (&Shard, &Session),
+    backend: &Backend,
+    direction: Direction,
+    n: usize,
+) {
+    session.active.set(shard.now());
+    let n = n as u64;
+    match direction {
+        Direction::ToBackend => {
+            session.bytes_in.set(session.bytes_in.get() + n);
+            shard.listener_cells(&session.listener).bytes_in.add(n);
+        }
+        Direction::ToClient => backend.shared.cells.of(shard.index).bytes_in.add(n),
+    }
+}
+
+/// Counts bytes sent in a direction.
+fn count_sent(
+    (shard, session): (&Shard, &Session),
+    backend: &Backend,
+    direction: Direction,
+    n: usize,
+) {
+    session.active.set(shard.now());
+    let n = n as u64;
+    match direction {
+        Direction::ToBackend => backend.shared.cells.of(shard.index).bytes_out.add(n),
+        Direction::ToClient => {
+            session.bytes_out.set(session.bytes_out.get() + n);
+            shard.listener_cells(&session.listener).bytes_out.add(n);
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod looked_up;
 mod preface;
+mod secure;
 mod state;
 
 use std::net::SocketAddr;
@@ -19,23 +20,22 @@ use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
-use crate::relay::{Polled, Relay};
+use crate::relay::{Polled, Relay, Relaying, SecureRelay};
 use crate::shard::Shard;
 use crate::shard::admission::{self, Turned};
+use crate::stream::Stream;
 use crate::sys::Socket;
-use crate::table::{Backend, Table};
+use crate::table::{Backend, Pool, Table};
+use crate::tls::Brought;
 
 /// Brings a session from its first byte to its backend. From there on its relay is turned by the
 /// shard (`Shard::turn`), and nothing of this is left.
 pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
-    let client = Socket::new(socket);
-    match begin(&shard, &session, &client).await {
-        Ok(begun) => begun.relay(&shard, &session, client),
-        Err(end) => {
-            // Closed first: whoever sees the end counted finds the connection gone.
-            drop(client);
-            shard.end(&session, end);
-        }
+    // With an error the connection is closed before that is counted: whoever sees the end counted
+    // finds it gone.
+    match begin(&shard, &session, Socket::new(socket)).await {
+        Ok(begun) => begun.relay(&shard, &session),
+        Err(end) => shard.end(&session, end),
     }
 }
 
@@ -45,6 +45,8 @@ struct Caller {
     target: Target,
     /// Reason to give for a first choice.
     placement: Placement,
+    /// Its connection.
+    client: Stream,
     /// What was read, and when.
     first: First,
 }
@@ -58,7 +60,8 @@ enum Target {
 
 /// A session that has its backend.
 struct Begun {
-    backend: Socket,
+    client: Stream,
+    backend: Stream,
     identity: Arc<Backend>,
     idle_timeout: Duration,
     /// Whether early ends count.
@@ -70,7 +73,7 @@ struct Begun {
 }
 
 impl Begun {
-    fn relay(self, shard: &Shard, session: &Rc<Session>, client: Socket) {
+    fn relay(self, shard: &Shard, session: &Rc<Session>) {
         if self.ejecting {
             session.turned_after.set(session.accepted.elapsed());
         }
@@ -78,43 +81,63 @@ impl Begun {
         let polled = [Side::Client, Side::Backend].map(|side| {
             if session.signal(side).get().polled { Polled::Before } else { Polled::Not }
         });
-        let relay = Relay::new([client, self.backend], polled, self.identity);
-        *session.relay.borrow_mut() = Some(relay);
         session.interrupt.release();
-        shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
+        match (self.client, self.backend) {
+            (Stream::Plain(client), Stream::Plain(backend)) => {
+                let relay = Relay::new([client, backend], polled, self.identity);
+                *session.relay.borrow_mut() = Some(Relaying::Plain(relay));
+                shard.turn(session, |mut turn| turn.begin(&self.unsent, self.emptied));
+            }
+            (client, backend) => {
+                let polled = polled.map(|polled| polled != Polled::Not);
+                let relay = SecureRelay::new([client, backend], polled, self.identity);
+                *session.relay.borrow_mut() = Some(Relaying::Secure(Box::new(relay)));
+                shard.turn_secure(session, |mut turn| turn.begin(&self.unsent));
+            }
+        }
     }
 }
 
-async fn begin(shard: &Shard, session: &Session, client: &Socket) -> Result<Begun, End> {
+async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
-    let caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = match caller.target {
-        Target::Pool(_) => place(shard, session, client, &caller).await?,
+    let mut caller = read_caller(shard, session, client, listener).await?;
+    let placed = match caller.target {
+        Target::Pool(_) => place(shard, session, &caller).await,
         // Few wait for long: the others do not pay for it in the size of their tasks.
-        Target::Lookup(lookup) => Box::pin(looked_up::place(shard, session, lookup)).await?,
+        Target::Lookup(lookup) => Box::pin(looked_up::place(shard, session, lookup)).await,
     };
-    let (proxy_out, idle_timeout, ejecting) = match &*session.placed.borrow() {
+    let (backend, identity) = match placed {
+        Ok(placed) => placed,
+        Err(end) => {
+            // A client inside TLS hears that this is the end; one that reads nothing does not.
+            let _unheard = caller.client.tls().is_some().then(|| caller.client.shutdown());
+            return Err(end);
+        }
+    };
+    let (header_first, idle_timeout, ejecting) = match &*session.placed.borrow() {
         Some(Placed { pool, .. }) => {
-            let Settings { proxy_out, idle_timeout, health, .. } = &pool.settings;
-            (*proxy_out, *idle_timeout, health.ejection.is_some())
+            let Settings { proxy_out, tls, idle_timeout, health, .. } = &pool.settings;
+            (*proxy_out && tls.is_none(), *idle_timeout, health.ejection.is_some())
         }
         None => return Err(End::PoolEmpty),
     };
-    let First { bytes: mut unsent, byte_at, emptied } = caller.first;
-    if proxy_out {
-        let mut header = proxy::build(proxied_addresses(session, client));
+    let Caller { client, first, .. } = caller;
+    let First { bytes: mut unsent, byte_at, emptied } = first;
+    if header_first {
+        let mut header = proxy::build(proxied_addresses(session, client.socket()));
         header.append(&mut unsent);
         unsent = header;
     }
     shard.listener_cells(&session.listener).placing.record(byte_at.elapsed());
-    Ok(Begun { backend, identity, idle_timeout, ejecting, unsent, emptied })
+    Ok(Begun { client, backend, identity, idle_timeout, ejecting, unsent, emptied })
 }
 
-/// Reads the PROXY header and the preface, as far as the listener wants them.
+/// Reads the PROXY header and the preface, as far as the listener wants them, with the TLS
+/// handshake between them.
 async fn read_caller(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
+    client: Socket,
     listener: &Listener,
 ) -> Result<Caller, End> {
     let mut reader = preface::Reader::new(shard, session, client);
@@ -125,21 +148,33 @@ async fn read_caller(
         // Only http listeners have neither, and they are not served here.
         (None, None) => return Err(End::PoolRemoved),
     };
+    if let Some(tls) = &listener.tls {
+        // Apart: most listeners have none, and their tasks should not have room for it.
+        reader = Box::pin(secure::accept(reader, tls)).await?;
+    }
     let caller = match &listener.protocol {
-        Protocol::Tcp { key } => {
-            if let (Some(TcpKey::ClientIp), Some(client)) = (key, session.client()) {
+        Protocol::Tcp { key: None } => (target, Placement::Home),
+        Protocol::Tcp { key: Some(TcpKey::ClientIp) } => {
+            if let Some(client) = session.client() {
                 store_key(session, client.ip().to_string().as_bytes());
             }
             (target, Placement::Home)
+        }
+        Protocol::Tcp { key: Some(TcpKey::Sni(sni)) } => {
+            let name = Box::pin(reader.read_name(sni)).await?;
+            match name {
+                Some(name) => {
+                    store_key(session, name.as_bytes());
+                    (sni.pool(&name).map_or(target, Target::Pool), Placement::Home)
+                }
+                None => without_key(sni.missing_key)?,
+            }
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
                 (target, Placement::Home)
             } else {
-                match frame.missing_key {
-                    MissingKey::Reject => return Err(End::KeyMissing),
-                    MissingKey::Pool(pool) => (Target::Pool(pool), Placement::KeyMissing),
-                }
+                without_key(frame.missing_key)?
             }
         }
         Protocol::Http(_) => return Err(End::PoolRemoved),
@@ -148,7 +183,16 @@ async fn read_caller(
     session.preface_time.set(elapsed);
     shard.listener_cells(&session.listener).preface.record(elapsed);
     let (target, placement) = caller;
-    Ok(Caller { target, placement, first: reader.finish() })
+    let (client, first) = reader.finish();
+    Ok(Caller { target, placement, client, first })
+}
+
+/// Where clients without a key go.
+fn without_key(missing_key: MissingKey) -> Result<(Target, Placement), End> {
+    match missing_key {
+        MissingKey::Reject => Err(End::KeyMissing),
+        MissingKey::Pool(pool) => Ok((Target::Pool(pool), Placement::KeyMissing)),
+    }
 }
 
 fn store_key(session: &Session, key: &[u8]) {
@@ -160,11 +204,10 @@ fn store_key(session: &Session, key: &[u8]) {
 async fn place(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
     caller: &Caller,
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Stream, Arc<Backend>), End> {
     loop {
-        match place_by(shard, session, client, (caller, shard.table())).await {
+        match place_by(shard, session, caller, shard.table()).await {
             Err(Turned::Back) => {}
             Err(Turned::Away(end)) => return Err(end),
             Ok(placed) => return Ok(placed),
@@ -175,9 +218,9 @@ async fn place(
 async fn place_by(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
-    (caller, table): (&Caller, Arc<Table>),
-) -> Result<(Socket, Arc<Backend>), Turned> {
+    caller: &Caller,
+    table: Arc<Table>,
+) -> Result<(Stream, Arc<Backend>), Turned> {
     // A lookup's callers are placed elsewhere.
     let Target::Pool(pool) = caller.target else { return Err(Turned::Away(End::PoolRemoved)) };
     let (index, pool) = table.pool_of(&session.listener, pool).ok_or(End::PoolRemoved)?;
@@ -192,7 +235,7 @@ async fn place_by(
     if pool.settings.health.is_limiting() {
         search = search.with_room_at(Instant::now());
     }
-    let result = try_backends(shard, session, client, &mut search).await;
+    let result = try_backends(shard, session, &caller.client, &mut search).await;
     if let Err(Turned::Away(end)) = &result {
         pool.cells.of(shard.index).failures[*end as usize].add(1);
     }
@@ -202,9 +245,9 @@ async fn place_by(
 async fn try_backends(
     shard: &Shard,
     session: &Session,
-    client: &Socket,
+    client: &Stream,
     search: &mut Search<'_>,
-) -> Result<(Socket, Arc<Backend>), Turned> {
+) -> Result<(Stream, Arc<Backend>), Turned> {
     let pool = search.pool;
     loop {
         let choice = shard.choose(search)?;
@@ -213,7 +256,7 @@ async fn try_backends(
             placed.backend = Some(backend.clone());
             placed.placement = Some(choice.placement);
         }
-        match admission::enter(shard, session, client, (pool, backend)).await {
+        match admission::enter(shard, session, client.socket(), (pool, backend)).await {
             Ok(()) => {}
             Err(Turned::Away(end)) => {
                 search.failed(end)?;
@@ -222,14 +265,23 @@ async fn try_backends(
             Err(Turned::Back) => return Err(Turned::Back),
         }
         session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
-        match backend::connect(shard, session, pool, backend).await {
-            Ok(socket) => {
+        let mut connected =
+            backend::connect(shard, session, pool, backend).await.map(Stream::Plain);
+        if pool.settings.tls.is_some()
+            && let Ok(Stream::Plain(socket)) = connected
+        {
+            // Apart, as with clients.
+            connected =
+                Box::pin(secure_backend(shard, session, client, (pool, backend, socket))).await;
+        }
+        match connected {
+            Ok(stream) => {
                 pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
                 backend.shared.connected();
-                return Ok((socket, backend.clone()));
+                return Ok((stream, backend.clone()));
             }
             Err(end) => {
                 backend.shared.closed();
@@ -240,6 +292,28 @@ async fn try_backends(
             }
         }
     }
+}
+
+/// Puts the connection to a backend inside TLS if its pool says so.
+async fn secure_backend(
+    shard: &Shard,
+    session: &Session,
+    client: &Stream,
+    (pool, backend, socket): (&Pool, &Backend, Socket),
+) -> Result<Stream, End> {
+    let Some(tls) = &pool.settings.tls else { return Ok(Stream::Plain(socket)) };
+    let brought = Brought { sni: client.tls().and_then(|tls| tls.name()), host: None };
+    let header = if pool.settings.proxy_out {
+        proxy::build(proxied_addresses(session, client.socket()))
+    } else {
+        Vec::new()
+    };
+    let target = secure::Target { tls, brought, timeout: pool.settings.connect_timeout, header };
+    let secured = secure::connect(shard, session, socket, target).await;
+    if let Err(end) = &secured {
+        backend.shared.cells.of(shard.index).connect_failures[*end as usize].add(1);
+    }
+    secured.map(|tls| Stream::Tls(Box::new(tls)))
 }
 
 /// Source and destination for a PROXY header to the backend.

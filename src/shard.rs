@@ -7,6 +7,7 @@ mod accept;
 pub mod admission;
 mod choose;
 pub mod closing;
+mod handshakes;
 pub mod interrupt;
 mod loads;
 pub mod lookups;
@@ -33,6 +34,7 @@ use self::accept::{Listening, Reserve};
 use self::admission::Lines;
 use self::choose::fresh_memory;
 use self::closing::Closings;
+use self::handshakes::Handshakes;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::lookups::Lookups;
@@ -94,6 +96,7 @@ pub struct Shard {
     warm: RefCell<WarmTable>,
     lines: Lines,
     lookups: Lookups,
+    handshakes: Handshakes,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -187,6 +190,7 @@ impl Shard {
             warm: RefCell::new(warm),
             lines: Lines::default(),
             lookups,
+            handshakes: Handshakes::default(),
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -464,5 +468,10 @@ impl Shard {
     /// Sessions that wait for room on their backend.
     pub fn lines(&self) -> &Lines {
         &self.lines
+    }
+
+    /// TLS handshakes under way, and those that wait for their turn.
+    pub fn handshakes(&self) -> &Handshakes {
+        &self.handshakes
     }
 }

@@ -133,9 +133,15 @@ impl Table {
             layout.lookups.iter().map(|lookup| lookup.label.clone()).collect();
         let listener = |settings: &config::Listener| {
             let old = self.all_listeners().find(|old| old.settings.name == settings.name);
+            let mut settings = settings.clone();
+            // With the same files and settings its tickets stay good.
+            let tls = old.and_then(|old| old.settings.tls.clone());
+            if tls.is_some() && tls == settings.tls {
+                settings.tls = tls;
+            }
             Arc::new(Listener {
                 label: settings.name.as_str().into(),
-                settings: settings.clone(),
+                settings,
                 pools: pools.clone(),
                 lookups: lookups.clone(),
                 generation: layout.generation,
@@ -268,6 +274,7 @@ impl Table {
             warm: 0,
             socket,
             proxy_out: false,
+            tls: None,
             source_addresses: Vec::new(),
             on_remove: config::OnRemove::Keep,
             close_rate: 200,
@@ -299,6 +306,7 @@ impl Listener {
                 backlog: 1,
                 socket,
                 proxy: None,
+                tls: None,
             },
             pools: pools.iter().map(|name| (*name).into()).collect(),
             lookups: Arc::default(),

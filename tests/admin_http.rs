@@ -106,6 +106,7 @@ fn pool() -> config::Pool {
         warm: 0,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
+        tls: None,
         source_addresses: Vec::new(),
         on_remove: config::OnRemove::Keep,
         close_rate: 200,
@@ -126,6 +127,7 @@ fn devices() -> config::Listener {
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
+        tls: None,
     }
 }
 

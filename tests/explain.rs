@@ -34,6 +34,7 @@ fn pool(name: &str, balance: Algorithm, weights: &[u32]) -> Pool {
         warm: 0,
         socket: SOCKET,
         proxy_out: false,
+        tls: None,
         source_addresses: Vec::new(),
         on_remove: OnRemove::Keep,
         close_rate: 200,
@@ -62,6 +63,7 @@ fn listener(name: &str, protocol: Protocol) -> Listener {
         backlog: 1024,
         socket: SOCKET,
         proxy: None,
+        tls: None,
     }
 }
 

@@ -2,6 +2,7 @@
 //! gateway shows, and each alert is raised by what it is for.
 
 mod gateway;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -204,7 +205,15 @@ fn shown() -> Shown {
          balance = \"random\"\n[pool.other.source]\nkind = \"file\"\npath = \"{}\"\n",
         list.display()
     );
-    let gateway = Gateway::start(&frame_config(&[refusing_address(), backend], &further, ""));
+    let authority = tls::Authority::new("test");
+    let certificate = authority.sign("a", &["a.test"]);
+    let secure = format!(
+        "[[listener]]\nname = \"secure\"\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\n\
+         pool = \"other\"\n{}",
+        tls::tls_table("", &[&certificate])
+    );
+    let toml = frame_config(&[refusing_address(), backend], &further, "") + &secure;
+    let gateway = Gateway::start(&toml);
     for number in 0..16 {
         let mut client = Client::login(gateway.address("devices"), &format!("device-{number}"));
         assert_eq!(client.receive(5), b"only\n");

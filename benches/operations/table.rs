@@ -30,6 +30,7 @@ fn pool(balance: Algorithm) -> Pool {
         warm: 0,
         socket: SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy_out: false,
+        tls: None,
         source_addresses: Vec::new(),
         on_remove: OnRemove::Keep,
         close_rate: 200,

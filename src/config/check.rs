@@ -13,6 +13,7 @@ mod process;
 mod relations;
 mod source;
 mod store;
+mod tls;
 
 use std::collections::HashSet;
 

@@ -155,6 +155,7 @@ impl Lookup {
                 keepalive: None,
             },
             proxy_out: false,
+            tls: None,
             source_addresses: Vec::new(),
             on_remove: OnRemove::Keep,
             close_rate: 1,

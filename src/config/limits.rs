@@ -70,6 +70,14 @@ pub const SEARCH_FRAMES: Rule<Count> = count(1, 1, 16);
 pub const PROXY_TIMEOUT: Rule<Duration> =
     deadline(Duration::from_secs(5), Duration::from_secs(600));
 
+/// A radio that has just woken needs seconds.
+pub const HANDSHAKE_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(10), Duration::from_secs(600));
+/// Each holds some 20 KiB while it lasts.
+pub const MAX_HANDSHAKES: Rule<Count> = count(1_024, 1, 65_536);
+/// From accept to a whole ClientHello, where its name decides.
+pub const SNI_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(5), Duration::from_secs(600));
+
 /// A store in the same building answers in milliseconds; one that is swapping, in seconds.
 pub const SOURCE_TIMEOUT: Rule<Duration> =
     deadline(Duration::from_secs(5), Duration::from_secs(60));

@@ -4,6 +4,7 @@
 mod health;
 mod http;
 mod source;
+mod tls;
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -16,15 +17,16 @@ use serde::de::MapAccess;
 pub use self::health::{CheckName, Ejection, FieldValue, Health, Message};
 pub use self::http::{AccessLog, Forward, Http, HttpBackend, Lookup, Reply, Rule};
 pub use self::source::{BackendsFile, Source};
+pub use self::tls::{Certificate, ListenerTls, PoolTls};
 use super::fault::Problem;
 use super::limits;
 use super::quantity::{ByteCount, Count, Ratio, ShortDuration};
 use super::shape::{Entries, OneOrMany, Scalar, Shape, Slot, table_shapes};
 use super::share::{PerSecond, Percent};
 use super::value::{
-    Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, Trusted,
+    Cores, Expected, Keepalive, MissingKeyName, OneOf, ProtocolName, ProxyOut, TcpKeyName, Trusted,
 };
-use super::{Address, BackendState, OnDown, OnRemove, ProxyOthers, SessionLog, TcpKey};
+use super::{Address, BackendState, OnDown, OnRemove, ProxyOthers, SessionLog};
 use crate::balance::Algorithm;
 use crate::key::NumberFormat;
 
@@ -160,6 +162,8 @@ pub struct Listener {
     pub http: Slot<Http>,
     /// PROXY protocol expected from load balancers in front.
     pub proxy_protocol: Slot<ProxyProtocol>,
+    /// TLS of its clients; without this table they connect in plain.
+    pub tls: Slot<ListenerTls>,
 }
 
 /// How frames look, and where the key is.
@@ -198,8 +202,19 @@ pub struct Frame {
 #[serde(default)]
 #[schemars(deny_unknown_fields, extend("required" = ["key"]))]
 pub struct Tcp {
-    /// "client_ip": the client's IP address, as text.
-    pub key: Slot<OneOf<TcpKey>>,
+    /// "client_ip": the client's IP address, as text; "sni": the name in its TLS ClientHello,
+    /// which is passed on as it came unless the listener has TLS itself.
+    pub key: Slot<OneOf<TcpKeyName>>,
+    /// For "sni": what happens to clients that name nothing: "reject" or "pool:NAME".
+    #[schemars(extend("default" = "reject"))]
+    pub missing_key: Slot<MissingKeyName>,
+    /// For "sni": deadline for the whole ClientHello, from accept.
+    #[schemars(transform = limits::SNI_TIMEOUT.describe())]
+    pub timeout: Slot<Duration>,
+    /// For "sni": names and their pools, instead of the listener's; "*.NAME" stands for all names
+    /// with one label more.
+    #[schemars(extend("default" = {}))]
+    pub names: Slot<Entries<String>>,
 }
 
 /// PROXY protocol expected from load balancers in front.
@@ -272,6 +287,8 @@ pub struct Pool {
     /// Local addresses to connect from, used in turn; empty leaves it to the kernel.
     #[schemars(extend("default" = []))]
     pub source_addresses: Slot<Vec<Slot<IpAddr>>>,
+    /// TLS to the backends; without this table they are connected to in plain.
+    pub tls: Slot<PoolTls>,
     /// Backends are asked how they are; without this table nobody asks.
     pub health: Slot<Health>,
     /// Sessions show how backends are; without this table nobody is ejected.

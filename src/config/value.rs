@@ -15,7 +15,7 @@ pub use self::source::{Flag, KindName, OnEmptyText, Resolver, SecretText};
 use super::fault::{Problem, nearest};
 use super::quantity::{Count, Rule};
 use super::shape::{Scalar, Shape, Slot};
-use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog, TcpKey};
+use super::{Address, BackendState, OnDown, ProxyOthers, SessionLog};
 use crate::balance::Algorithm;
 use crate::key::NumberFormat;
 
@@ -40,6 +40,11 @@ pub trait Named: Copy + 'static {
     const WHAT: &'static str;
     /// Every name, in the order in which it is shown.
     const NAMES: &'static [(&'static str, Self)];
+
+    /// What to say about a name that is reserved, but not valid in this version.
+    fn reserved(_name: &str) -> Option<&'static str> {
+        None
+    }
 }
 
 /// One of the names of a list.
@@ -66,7 +71,13 @@ impl<T: Named> Shape for OneOf<T> {
         let names: Vec<&str> = T::NAMES.iter().map(|(name, _)| *name).collect();
         match T::NAMES.iter().find(|(name, _)| *name == text) {
             Some((_, value)) => Ok(OneOf(*value)),
-            None => Err(Problem::unknown_name(T::WHAT, text, &names)),
+            None => {
+                let problem = Problem::unknown_name(T::WHAT, text, &names);
+                Err(match T::reserved(text) {
+                    Some(what) => Problem { what: what.to_string(), near: None, ..problem },
+                    None => problem,
+                })
+            }
         }
     }
 }
@@ -135,9 +146,19 @@ impl Named for NumberFormat {
         &[("raw", NumberFormat::Raw), ("lua", NumberFormat::Lua)];
 }
 
-impl Named for TcpKey {
+/// `key` of a `tcp` listener, by name only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TcpKeyName {
+    /// The client's address.
+    ClientIp,
+    /// The name in its ClientHello.
+    Sni,
+}
+
+impl Named for TcpKeyName {
     const WHAT: &'static str = "source of a key";
-    const NAMES: &'static [(&'static str, Self)] = &[("client_ip", TcpKey::ClientIp)];
+    const NAMES: &'static [(&'static str, Self)] =
+        &[("client_ip", TcpKeyName::ClientIp), ("sni", TcpKeyName::Sni)];
 }
 
 impl Named for tracing::Level {

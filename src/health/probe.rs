@@ -15,12 +15,14 @@ use hyper_util::rt::TokioIo;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::TlsConnector;
 
 use crate::backend;
 use crate::config::{Address, Answer, AnswerFrame, Check, CheckKind, Pool};
 use crate::end::{End, Side};
 use crate::proxy;
 use crate::sys::Connecting;
+use crate::tls::Brought;
 
 /// Longest head of an HTTP answer, bytes.
 const HEAD_LEN_MAX: usize = 16 * 1024;
@@ -120,15 +122,43 @@ async fn ask(pool: &Pool, check: &Check, address: &Address, turn: usize) -> Resu
             let stream = TcpStream::from_std(PlainTcp::from(fd)).map_err(|error| ours(&error))?;
             stream.writable().await.map_err(|error| refusal(&error))?;
             decided(&SockRef::from(&stream), &address)?;
-            talk(stream, check, &address, &header).await
+            secure_and_talk(stream, pool, (check, &address), &header).await
         }
         Address::Unix(_) => {
             let stream = UnixStream::from_std(PlainUnix::from(fd)).map_err(|error| ours(&error))?;
             stream.writable().await.map_err(|error| refusal(&error))?;
             decided(&SockRef::from(&stream), &address)?;
-            talk(stream, check, &address, &header).await
+            secure_and_talk(stream, pool, (check, &address), &header).await
         }
     }
+}
+
+/// Checks a backend over a connection that stands, inside TLS where sessions are, too. A port of
+/// the check's own speaks plain.
+async fn secure_and_talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    mut stream: S,
+    pool: &Pool,
+    (check, address): (&Check, &Address),
+    header: &[u8],
+) -> Result<(), Failure> {
+    let closed = |error: io::Error| failure(Outcome::Closed, error.to_string());
+    stream.write_all(header).await.map_err(closed)?;
+    let Some(tls) = pool.tls.as_ref().filter(|_| check.port.is_none()) else {
+        return talk(stream, check, address).await;
+    };
+    let Some(name) = tls.name(&Brought::default()) else {
+        return Err(failure(Outcome::Ours, "TLS: no name to call the backend by"));
+    };
+    let connector = TlsConnector::from(tls.config.clone());
+    let secured = connector.connect(name, stream).await.map_err(|error| {
+        // A backend that answers with something else than trust is not to be sent anybody.
+        let outcome = match error.kind() {
+            io::ErrorKind::InvalidData => Outcome::Unexpected,
+            _ => Outcome::Closed,
+        };
+        failure(outcome, format!("TLS: {error}"))
+    })?;
+    talk(secured, check, address).await
 }
 
 /// Whether the connection stands.
@@ -161,10 +191,8 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     mut stream: S,
     check: &Check,
     address: &Address,
-    header: &[u8],
 ) -> Result<(), Failure> {
     let closed = |error: io::Error| failure(Outcome::Closed, error.to_string());
-    stream.write_all(header).await.map_err(closed)?;
     match &check.kind {
         CheckKind::Tcp => Ok(()),
         CheckKind::Bytes { send, expect } => {

@@ -94,6 +94,16 @@ families! {
     BYTES = Counter "corelane_bytes_total" ["listener", "direction"]
         "Bytes received from clients (in) and sent to clients (out).";
 
+    TLS_HANDSHAKES = Counter "corelane_tls_handshakes_total" ["listener", "version", "kind"]
+        "TLS handshakes with clients that were completed, full or resumed by a ticket.";
+    TLS_HANDSHAKE_DURATION = Histogram "corelane_tls_handshake_duration_seconds" ["listener"]
+        "Time from a client's first byte to the end of its TLS handshake.";
+    TLS_HANDSHAKE_FAILURES = Counter "corelane_tls_handshake_failures_total" ["listener", "reason"]
+        "Connections closed because there was no TLS handshake.";
+    TLS_CERTIFICATE_EXPIRY = Gauge "corelane_tls_certificate_expiry_timestamp_seconds"
+        ["listener", "name"]
+        "Until when a certificate is good, in seconds since 1970, by its first name.";
+
     POOL_BACKENDS = Gauge "corelane_pool_backends" ["pool"]
         "Backends of the pool.";
     PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]

@@ -3,6 +3,7 @@
 
 mod health;
 mod lookups;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -88,6 +89,7 @@ impl Collector for Cells {
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
+        tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
         lookups::lookups(&mut page, &table)?;
         sources(&mut page, &self.observed.sources.borrow().clone())?;

@@ -450,30 +450,10 @@ impl Turn<'_> {
     // -- counting ------------------------------------------------------------------------------
 
     pub(super) fn count_received(&self, direction: Direction, n: usize) {
-        let (session, n) = (self.session, n as u64);
-        session.active.set(self.shard.now());
-        match direction {
-            Direction::ToBackend => {
-                session.bytes_in.set(session.bytes_in.get() + n);
-                self.shard.listener_cells(&session.listener).bytes_in.add(n);
-            }
-            Direction::ToClient => {
-                self.relay.identity.shared.cells.of(self.shard.index).bytes_in.add(n);
-            }
-        }
+        super::count_received((self.shard, self.session), &self.relay.identity, direction, n);
     }
 
     pub(super) fn count_sent(&self, direction: Direction, n: usize) {
-        let (session, n) = (self.session, n as u64);
-        session.active.set(self.shard.now());
-        match direction {
-            Direction::ToBackend => {
-                self.relay.identity.shared.cells.of(self.shard.index).bytes_out.add(n);
-            }
-            Direction::ToClient => {
-                session.bytes_out.set(session.bytes_out.get() + n);
-                self.shard.listener_cells(&session.listener).bytes_out.add(n);
-            }
-        }
+        super::count_sent((self.shard, self.session), &self.relay.identity, direction, n);
     }
 }

@@ -10,7 +10,7 @@ use crate::http::template::Values;
 use crate::lookup::LookupName;
 use crate::shard::Shard;
 use crate::shard::lookups::LookedUp;
-use crate::sys::Socket;
+use crate::stream::Stream;
 use crate::table::Backend;
 
 /// Looks up where a session with its key belongs, and connects it.
@@ -21,7 +21,7 @@ pub(super) async fn place(
     shard: &Shard,
     session: &Session,
     index: usize,
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Stream, Arc<Backend>), End> {
     let name = {
         let table = shard.table();
         let (_, lookup) = table.lookup_of(&session.listener, index).ok_or(End::PoolRemoved)?;
@@ -49,7 +49,7 @@ async fn place_by(
     shard: &Shard,
     session: &Session,
     (index, name): (usize, &LookupName),
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Stream, Arc<Backend>), End> {
     let looked_up = shard.lookup(session, index, name).await?;
     let result = connect(shard, session, &looked_up).await;
     if result.is_err() {
@@ -67,7 +67,7 @@ pub async fn connect(
     shard: &Shard,
     session: &Session,
     looked_up: &LookedUp,
-) -> Result<(Socket, Arc<Backend>), End> {
+) -> Result<(Stream, Arc<Backend>), End> {
     let LookedUp { found, pool, placement, turn } = looked_up;
     let cells = pool.cells.of(shard.index);
     let mut attempt = 0;
@@ -93,7 +93,7 @@ pub async fn connect(
                 cells.sessions.add(1);
                 cells.active.add(1);
                 backend.shared.connected();
-                return Ok((socket, backend.clone()));
+                return Ok((Stream::Plain(socket), backend.clone()));
             }
             Err(end) => {
                 backend.shared.closed();

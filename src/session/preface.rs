@@ -4,27 +4,34 @@
 //! frame is parsed in place in the buffer it was received into, which then goes to the backend.
 
 use std::io;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::{Session, store_key};
-use crate::config::{FrameListener, ProxyIn, ProxyOthers};
+use crate::config::{FrameListener, ProxyIn, ProxyOthers, SniKey};
 use crate::end::{End, Side};
 use crate::frame::Preface;
 use crate::proxy::{self, Header};
 use crate::shard::Shard;
 use crate::shard::wheel::ticks;
+use crate::stream::Stream;
 use crate::sys::{Interest, Socket};
+use crate::tls::{self, HELLO_LEN_MAX, Hello, HelloReader};
 
 /// Room for the first receive, bytes: a login frame and more, in one allocation.
 const FIRST_LEN: usize = 512;
+/// Room for a ClientHello without post-quantum key shares, bytes; with them it is doubled.
+const HELLO_LEN: usize = 1_024;
 
 /// The first bytes of one client.
 pub struct Reader<'a> {
-    shard: &'a Shard,
-    session: &'a Session,
-    client: &'a Socket,
-    received: Vec<u8>,
+    pub(super) shard: &'a Shard,
+    pub(super) session: &'a Session,
+    pub(super) client: Stream,
+    pub(super) received: Vec<u8>,
     first_byte: Option<Instant>,
+    /// Where the client's time for its preface begins: this long after accept, in milliseconds,
+    /// which is the end of its handshake.
+    pub(super) began_ms: u32,
     /// What is received now may belong to a PROXY header, which is not the client's: it is counted
     /// when the header is over, for a counter must never go back.
     in_header: bool,
@@ -46,27 +53,29 @@ pub struct First {
 
 impl<'a> Reader<'a> {
     /// Nothing was read yet.
-    pub fn new(shard: &'a Shard, session: &'a Session, client: &'a Socket) -> Reader<'a> {
+    pub fn new(shard: &'a Shard, session: &'a Session, client: Socket) -> Reader<'a> {
         Reader {
             shard,
             session,
-            client,
+            client: Stream::Plain(client),
             received: Vec::new(),
             first_byte: None,
+            began_ms: 0,
             in_header: false,
             expired: None,
             emptied: false,
         }
     }
 
-    /// Everything read that is for the backend, and when the first byte was seen.
-    pub fn finish(self) -> First {
+    /// The connection, everything read that is for the backend, and when the first byte was seen.
+    pub fn finish(self) -> (Stream, First) {
         let ending = self.session.signal(Side::Client).get().ending;
-        First {
+        let first = First {
             bytes: self.received,
             byte_at: self.first_byte.unwrap_or_else(Instant::now),
             emptied: self.emptied && !ending,
-        }
+        };
+        (self.client, first)
     }
 
     /// Reads the PROXY header of a peer that must send one, and removes it.
@@ -128,15 +137,39 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The name that the client asks for in TLS: that of its handshake with us, or else the one
+    /// in a ClientHello that is for the backend. In lower case; `None` if it names nothing.
+    pub async fn read_name(&mut self, sni: &SniKey) -> Result<Option<String>, End> {
+        if let Some(tls) = self.client.tls() {
+            return Ok(tls.name().map(str::to_owned));
+        }
+        let deadline = self.set_deadline(sni.timeout, End::PrefaceSilent);
+        let mut reader = HelloReader::default();
+        let mut looked_at = 0;
+        loop {
+            match reader.read(&self.received[looked_at..]) {
+                Hello::Complete(name) => return Ok(name),
+                Hello::Invalid => return Err(End::TlsInvalid),
+                Hello::NeedMore => {}
+            }
+            looked_at = self.received.len();
+            if looked_at > 0 {
+                self.shard.set_deadline(self.session, deadline, End::PrefaceTimeout);
+            }
+            self.receive(HELLO_LEN_MAX.min((2 * looked_at).max(HELLO_LEN))).await?;
+        }
+    }
+
     fn may_not_send_proxy(&self) -> bool {
         let listener = &self.session.listener.settings;
         listener.proxy.as_ref().is_some_and(|proxy| !is_listed(proxy, self.session))
     }
 
-    /// Sets the deadline of this stage, counted from accept. Returns its tick.
-    fn set_deadline(&self, after: std::time::Duration, end: End) -> u32 {
-        let since_accept = self.session.accepted.elapsed();
-        let left = after.saturating_sub(since_accept);
+    /// Sets the deadline of this stage, counted from accept or from the end of a handshake.
+    /// Returns its tick.
+    pub(super) fn set_deadline(&self, after: Duration, end: End) -> u32 {
+        let began = Duration::from_millis(self.began_ms.into());
+        let left = (after + began).saturating_sub(self.session.accepted.elapsed());
         let at = self.shard.now().saturating_add(ticks(left)).saturating_add(1);
         self.shard.set_deadline(self.session, at, end);
         at
@@ -152,7 +185,9 @@ impl<'a> Reader<'a> {
             match self.client.receive_more(&mut self.received) {
                 Ok(0) => return Err(End::PrefaceFin),
                 Ok(n) => {
-                    self.emptied = self.received.len() < self.received.capacity();
+                    let short = self.received.len() < self.received.capacity();
+                    // A TLS session may hold more.
+                    self.emptied = short && self.client.tls().is_none();
                     self.first_byte.get_or_insert_with(Instant::now);
                     self.session.active.set(self.shard.now());
                     if !self.in_header {
@@ -169,10 +204,17 @@ impl<'a> Reader<'a> {
             if self.received.is_empty() {
                 self.received = Vec::new();
             }
-            let input = Interest { input: true, room: false };
-            let ready = self.shard.ready(self.session, (Side::Client, self.client), input);
+            let interest = Interest { input: true, ..self.client.wants() };
+            let socket = (Side::Client, self.client.socket());
+            let ready = self.shard.ready(self.session, socket, interest);
             match self.session.interrupt.or(ready).await {
-                Ok(Ok(())) => {}
+                // Room may be what was waited for: what is left of our last records goes out.
+                Ok(Ok(())) => match self.client.flush() {
+                    Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                        return Err(failure(&error));
+                    }
+                    _ => {}
+                },
                 Ok(Err(error)) => return Err(failure(&error)),
                 Err(end @ (End::PrefaceSilent | End::PrefaceTimeout | End::ProxyTimeout)) => {
                     self.session.interrupt.take();
@@ -191,6 +233,12 @@ impl<'a> Reader<'a> {
 }
 
 fn failure(error: &io::Error) -> End {
+    if let Some(tls) = tls::Failure::of(error) {
+        return match tls {
+            tls::Failure::Truncated => End::ClientTruncated,
+            _ => End::ClientTls,
+        };
+    }
     match error.raw_os_error() {
         Some(libc::ECONNRESET) => End::PrefaceReset,
         _ => End::ClientError,

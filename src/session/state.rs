@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use smallvec::SmallVec;
 
 use crate::end::{End, Placement, Side};
-use crate::relay::{COOL_AFTER, Relay};
+use crate::relay::{COOL_AFTER, Relaying};
 use crate::shard::interrupt::Interrupt;
 use crate::shard::wheel::{Tick, ticks};
 use crate::table::{Backend, BackendShared, Listener, Pool};
@@ -25,7 +25,7 @@ pub type StoredKey = SmallVec<[u8; 24]>;
 /// Where a session is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// Its first bytes are being read.
+    /// Its first bytes are being read, its TLS handshake among them.
     Preface,
     /// It waits for a lookup's answer.
     Lookup,
@@ -156,7 +156,7 @@ pub struct Session {
     /// ends count.
     pub turned_after: Took,
     /// Its sockets and what is between them, while it relays.
-    pub relay: RefCell<Option<Relay>>,
+    pub relay: RefCell<Option<Relaying>>,
     /// Whether its relay has something to give back when it goes quiet.
     pub busy: Cell<bool>,
     signals: [Cell<Signal>; 2],

@@ -8,7 +8,7 @@ use std::task::Poll;
 use super::Shard;
 use crate::backend::spare::Make;
 use crate::end::{End, Side};
-use crate::relay::Turn;
+use crate::relay::{Relaying, SecureTurn, Turn};
 use crate::session::{Direction, Session, Signal};
 use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
@@ -95,9 +95,18 @@ impl Shard {
     fn reported(&self, token: u64, report: Report) {
         let (slot, serial, side) = parts(token);
         let Some(session) = self.session(slot, serial) else { return };
-        if session.relay.borrow().is_some() {
-            self.turn(&session, |mut turn| turn.reported(side, report));
-            return;
+        let secure = session.relay.borrow().as_ref().map(|relay| match relay {
+            Relaying::Plain(_) => false,
+            Relaying::Secure(_) => true,
+        });
+        match secure {
+            Some(false) => {
+                return self.turn(&session, |mut turn| turn.reported(side, report));
+            }
+            Some(true) => {
+                return self.turn_secure(&session, |mut turn| turn.reported(side, report));
+            }
+            None => {}
         }
         let signal = session.signal(side);
         let ending = signal.get().ending || report.ending;
@@ -109,8 +118,21 @@ impl Shard {
     pub fn turn(&self, session: &Session, act: impl FnOnce(Turn<'_>) -> Option<End>) {
         let mut relay = session.relay.borrow_mut();
         let end = match &mut *relay {
-            Some(relay) => act(Turn { shard: self, session, relay }),
-            None => None,
+            Some(Relaying::Plain(relay)) => act(Turn { shard: self, session, relay }),
+            Some(Relaying::Secure(_)) | None => None,
+        };
+        drop(relay);
+        if let Some(end) = end {
+            self.end_relay(session, end);
+        }
+    }
+
+    /// The same where one side or both are inside TLS.
+    pub fn turn_secure(&self, session: &Session, act: impl FnOnce(SecureTurn<'_>) -> Option<End>) {
+        let mut relay = session.relay.borrow_mut();
+        let end = match &mut *relay {
+            Some(Relaying::Secure(relay)) => act(SecureTurn { shard: self, session, relay }),
+            Some(Relaying::Plain(_)) | None => None,
         };
         drop(relay);
         if let Some(end) = end {
@@ -120,7 +142,14 @@ impl Shard {
 
     /// Ends a session that relays.
     pub fn end_relay(&self, session: &Session, end: End) {
-        let Some(mut relay) = session.relay.take() else { return };
+        let mut relay = match session.relay.take() {
+            Some(Relaying::Plain(relay)) => relay,
+            Some(Relaying::Secure(relay)) => {
+                relay.close(end);
+                return self.end(session, end);
+            }
+            None => return,
+        };
         Turn { shard: self, session, relay: &mut relay }.close();
         if relay.is_sending() {
             self.closing_relays.borrow_mut().push((relay, end));

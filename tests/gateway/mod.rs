@@ -285,6 +285,22 @@ impl Gateway {
         }
     }
 
+    /// Waits until every shard places by the table that the pages show: it takes one at its next
+    /// turn.
+    pub fn wait_shards(&self) {
+        self.wait_until("the table in every shard", || {
+            let (_, page) = self.get("/metrics");
+            let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
+            let versions = |name: &str| -> Vec<u64> {
+                page.lines().filter(|line| line.starts_with(name)).filter_map(value).collect()
+            };
+            let published = versions("corelane_table_version ");
+            let taken = versions("corelane_shard_table_version{");
+            assert!(!published.is_empty() && !taken.is_empty(), "{page}");
+            taken.iter().all(|taken| *taken >= published[0])
+        });
+    }
+
     /// Waits for the lines of `count` ended sessions.
     pub fn session_lines(&self, count: usize) -> Vec<Value> {
         let lines = self.sessions.wait(&format!("{count} session lines"), |lines| {

@@ -106,7 +106,12 @@ impl Checker<'_> {
             .ok()
     }
 
-    fn missing_key(&mut self, slot: Slot<MissingKeyName>, path: &Path) -> Option<MissingKey> {
+    /// What happens without a key; its pool is thereby in use.
+    pub(super) fn missing_key(
+        &mut self,
+        slot: Slot<MissingKeyName>,
+        path: &Path,
+    ) -> Option<MissingKey> {
         match self.or(slot, path, MissingKeyName::Reject)? {
             MissingKeyName::Reject => Some(MissingKey::Reject),
             MissingKeyName::Pool(name) => self.pool_index(&name, path).map(MissingKey::Pool),

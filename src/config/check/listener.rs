@@ -1,15 +1,20 @@
 //! `[[listener]]`
 
+use std::collections::BTreeMap;
+
+use tokio_rustls::rustls::pki_types::DnsName;
+
 use super::frame::FrameSettings;
 use super::probe::Header;
 use super::{Checker, NAME_VALID, count_u32};
 use crate::balance::Algorithm;
 use crate::config::document::{Path, quote};
 use crate::config::fault::Problem;
-use crate::config::shape::{Shape, Slot};
-use crate::config::value::{OneOf, ProtocolName, Trusted};
+use crate::config::shape::{Entries, Shape, Slot};
+use crate::config::value::{OneOf, ProtocolName, TcpKeyName, Trusted};
 use crate::config::{
-    Address, Listener, Protocol, ProxyIn, ProxyOthers, SocketOptions, TcpKey, limits, raw,
+    Address, Listener, MissingKey, Protocol, ProxyIn, ProxyOthers, SniKey, SocketOptions, TcpKey,
+    limits, raw,
 };
 
 /// The tables of a listener that say what its first bytes are.
@@ -88,6 +93,7 @@ impl Checker<'_> {
             self.headers.push((name.clone(), header));
         }
         let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"), named);
+        let tls = self.listener_tls(raw.tls, &path.key("tls"));
         Some(Listener {
             name: name?,
             bind: bind?,
@@ -97,6 +103,7 @@ impl Checker<'_> {
             backlog: count_u32(backlog)?,
             socket: SocketOptions { user_timeout: user_timeout?, keepalive: keepalive? },
             proxy: proxy?,
+            tls: tls?,
         })
     }
 
@@ -199,7 +206,61 @@ impl Checker<'_> {
     }
 
     fn tcp(&mut self, raw: raw::Tcp, path: &Path) -> Option<TcpKey> {
-        self.required(raw.key, &path.key("key"), "\"client_ip\"").map(|OneOf(key)| key)
+        let names = OneOf::<TcpKeyName>::expected();
+        let key = self.required(raw.key, &path.key("key"), &names).map(|OneOf(key)| key);
+        let only_sni = [
+            ("missing_key", !matches!(raw.missing_key, Slot::Absent)),
+            ("timeout", !matches!(raw.timeout, Slot::Absent)),
+            ("names", !matches!(raw.names, Slot::Absent)),
+        ];
+        let missing_path = path.key("missing_key");
+        let missing_key = self.missing_key(raw.missing_key, &missing_path);
+        let timeout = self.within(raw.timeout, &path.key("timeout"), limits::SNI_TIMEOUT);
+        let names = self.sni_names(raw.names, &path.key("names"));
+        match key? {
+            TcpKeyName::ClientIp => {
+                for (name, _) in only_sni.into_iter().filter(|(_, written)| *written) {
+                    let problem = Problem::new("only for key = \"sni\"", "remove it");
+                    self.relation(&path.key(name), problem.without_found());
+                }
+                Some(TcpKey::ClientIp)
+            }
+            TcpKeyName::Sni => {
+                let missing_key = missing_key?;
+                if let MissingKey::Pool(pool) = missing_key {
+                    self.keyless_to_one(pool, &missing_path);
+                }
+                let key = SniKey { missing_key, timeout: timeout?, names: names? };
+                Some(TcpKey::Sni(Box::new(key)))
+            }
+        }
+    }
+
+    fn sni_names(
+        &mut self,
+        slot: Slot<Entries<String>>,
+        path: &Path,
+    ) -> Option<BTreeMap<String, usize>> {
+        let Entries(entries) = self.or(slot, path, Entries::default())?;
+        let count = entries.len();
+        let mut names = BTreeMap::new();
+        for (name, slot) in entries {
+            let path = path.key(&name);
+            let plain = name.strip_prefix("*.").unwrap_or(&name);
+            let is_name = DnsName::try_from(plain).is_ok() && !plain.ends_with('.');
+            if !is_name {
+                let valid = "a DNS name, or \"*.\" and one";
+                self.wrong(&path, Problem::new("not a name", valid).without_found());
+            }
+            let pool = self.take(slot, &path).and_then(|pool| self.pool_index(&pool, &path));
+            if let Some(pool) = pool.filter(|_| is_name)
+                && names.insert(name.to_ascii_lowercase(), pool).is_some()
+            {
+                let problem = Problem::new("listed twice", "each name once");
+                self.relation(&path, problem.without_found());
+            }
+        }
+        (names.len() == count).then_some(names)
     }
 
     fn other_protocol(&mut self, path: &Path, protocol: &str) {

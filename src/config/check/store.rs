@@ -353,7 +353,7 @@ impl Checker<'_> {
     }
 
     /// What a file holds that has to be there at start.
-    fn readable(&mut self, file: &str, path: &Path) -> Option<Vec<u8>> {
+    pub(super) fn readable(&mut self, file: &str, path: &Path) -> Option<Vec<u8>> {
         let read = std::fs::metadata(file).and_then(|about| match about.is_file() {
             // Opening a pipe would wait for somebody to write.
             false => Err(std::io::Error::other("not a regular file")),
