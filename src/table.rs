@@ -295,6 +295,7 @@ impl Listener {
             pools: pools.iter().map(|name| (*name).into()).collect(),
             generation: 1,
             cells: Arc::new(PerShard::new(1)),
+            requests: None,
         }
     }
 }
