@@ -1,8 +1,12 @@
 //! The command line: arguments, and what each command prints.
 //!
-//! Exit codes: 0 good, 1 the configuration file has faults, 2 could not run. Results go to standard
-//! output; a reader that closes it early has seen enough and changes no exit code.
+//! Exit codes: 0 good, 1 the configuration file has faults, or the gateway that was asked refuses,
+//! 2 could not run, or no gateway could be asked. Results go to standard output; a reader that
+//! closes it early has seen enough and changes no exit code.
 
+mod ctl;
+mod edited;
+mod pages;
 mod route;
 
 use std::fmt;
@@ -21,9 +25,12 @@ use corelane::input::read_at_most;
 use corelane::run::{self, RunError, Start};
 use serde::Serialize;
 
+use self::ctl::{CtlArguments, ReloadArguments};
+use self::edited::{ShownEdit, with_edits};
+use self::pages::{CompletionsArguments, ManArguments};
 use self::route::RouteArguments;
 
-/// Exit code for faults in the configuration file.
+/// Exit code for faults in the configuration file, and for what a gateway refuses.
 pub const EXIT_FAULTS: u8 = 1;
 /// Exit code when a command could not do its work.
 pub const EXIT_COULD_NOT_RUN: u8 = 2;
@@ -52,6 +59,16 @@ pub enum Command {
     /// About configuration files.
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Have a running gateway read its configuration again: exit 0 all of it is in force, 1 nothing
+    /// of it (the reasons are on standard error), 2 the gateway could not be asked.
+    Reload(ReloadArguments),
+    /// Ask a running gateway, or change what it does: exit 0 done, 1 refused, 2 the gateway could
+    /// not be asked.
+    Ctl(CtlArguments),
+    /// Print the completions of a shell.
+    Completions(CompletionsArguments),
+    /// Print the manual page.
+    Man(ManArguments),
 }
 
 /// Commands about configuration files.
@@ -116,6 +133,10 @@ impl Command {
             Command::Route(_) => "route",
             Command::Explain(_) => "explain",
             Command::Config(ConfigCommand::Schema) => "config schema",
+            Command::Reload(_) => "reload",
+            Command::Ctl(_) => "ctl",
+            Command::Completions(_) => "completions",
+            Command::Man(_) => "man",
         }
     }
 }
@@ -147,6 +168,8 @@ pub enum Failure {
     Output(io::Error),
     /// A result could not be put into JSON.
     Json(serde_json::Error),
+    /// The gateway could not be asked: where, and why.
+    Unasked(String, String),
 }
 
 impl fmt::Display for Failure {
@@ -177,6 +200,7 @@ impl fmt::Display for Failure {
             ),
             Failure::Output(error) => write!(f, "cannot write standard output: {error}"),
             Failure::Json(error) => write!(f, "cannot write JSON: {error}"),
+            Failure::Unasked(place, why) => write!(f, "{place}: {why}"),
         }
     }
 }
@@ -196,9 +220,13 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         }),
         Command::Check(arguments) => check(&arguments),
         Command::Route(arguments) => route::execute(arguments),
+        Command::Reload(arguments) => ctl::reload(arguments),
+        Command::Ctl(arguments) => ctl::execute(arguments),
+        Command::Completions(arguments) => pages::completions(&arguments),
+        Command::Man(arguments) => pages::man(&arguments),
         Command::Explain(arguments) => {
             let ExplainArguments { file, listener, frame, http, client } = arguments;
-            with_config(&file.config, |config| match (&frame, &http) {
+            with_edits(&file.config, |config| match (&frame, &http) {
                 (_, Some(head)) => explain_head(&config, listener.as_deref(), (head, client)),
                 (frame, None) => {
                     let frame = frame.as_deref().unwrap_or(Path::new("-"));
@@ -249,6 +277,7 @@ struct CheckResult<'r> {
     summary: Option<Summary>,
     faults: &'r [Fault],
     warnings: &'r [Fault],
+    edits: &'r [ShownEdit],
 }
 
 /// What a good file amounts to.
@@ -303,20 +332,29 @@ impl fmt::Display for Summary {
 fn check(arguments: &CheckArguments) -> Result<ExitCode, Failure> {
     let path = &arguments.file.config;
     let file = path.display().to_string();
-    let loaded = load(path)?;
+    let (loaded, edits) = match load(path)? {
+        Ok(loaded) => match edited::shown(&loaded.config) {
+            Ok(edits) => (Ok(loaded), edits),
+            Err(faults) => (Err(faults), Vec::new()),
+        },
+        Err(faults) => (Err(faults), Vec::new()),
+    };
     let text = match (&loaded, arguments.format) {
         (Ok(loaded), Format::Text) => {
             let warnings = warning_lines(&file, &loaded.warnings);
-            format!("{warnings}{file}: ok: {}\n", Summary::of(&loaded.config))
+            let edits = edited::lines(&loaded.config, &edits);
+            format!("{warnings}{edits}{file}: ok: {}\n", Summary::of(&loaded.config))
         }
         (Err(faults), Format::Text) => format!("{faults}\n"),
         (loaded, Format::Json) => {
             let result = CheckResult {
-                file: &file,
+                // Faults of the state file are no faults of the configuration file.
+                file: loaded.as_ref().err().map_or(&file, |faults| &faults.file),
                 ok: loaded.is_ok(),
                 summary: loaded.as_ref().ok().map(|loaded| Summary::of(&loaded.config)),
                 faults: loaded.as_ref().err().map_or(&[], |faults| &faults.faults),
                 warnings: loaded.as_ref().ok().map_or(&[], |loaded| &loaded.warnings),
+                edits: &edits,
             };
             let json = serde_json::to_string_pretty(&result).map_err(Failure::Json)?;
             format!("{json}\n")

@@ -16,12 +16,15 @@ mod limits;
 mod load;
 mod quantity;
 mod raw;
+mod reach;
 mod read;
 mod shape;
 mod share;
+mod shown;
 mod source;
 mod store_url;
 mod substitute;
+mod tokens;
 mod value;
 
 use std::collections::BTreeMap;
@@ -37,10 +40,13 @@ pub use fault::{Fault, Faults};
 pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
 pub use http::{DnsLookup, HttpBackend, HttpListener, Lookup, LookupKind, RedisLookup, Search};
 pub use load::{LoadError, Loaded, load, parse, schema};
+pub use reach::{Reach, reach, read_address};
+pub use shown::Shown;
 pub use source::{
     ConsulSource, DnsRecords, DnsSource, EtcdSource, OnEmpty, RedisSource, Secret, Source,
     SourceKind, StoreTls,
 };
+pub use tokens::{TOKEN_LEN_MIN, Tokens, TokensError};
 pub use value::AddressError;
 
 use crate::balance::{Algorithm, Factor};
@@ -62,6 +68,8 @@ pub struct Config {
     pub pools: Vec<Pool>,
     /// In file order; rules of HTTP listeners have indices into this list.
     pub lookups: Vec<Lookup>,
+    /// The file, with defaults, without secrets.
+    pub shown: Shown,
 }
 
 /// `[runtime]`
@@ -79,7 +87,7 @@ pub struct Runtime {
     pub relay_buffer_max: usize,
     /// How long a shard looks for work before it sleeps; zero: it sleeps at once.
     pub spin: Duration,
-    /// Folder of what has to survive a restart. Not looked at by a check.
+    /// Folder of what has to survive a restart.
     pub state_dir: PathBuf,
     /// File descriptors this configuration may need at once, for `RLIMIT_NOFILE`.
     pub descriptors_needed: u64,
@@ -90,6 +98,12 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens.
     pub listen: Address,
+    /// File of bearer tokens, one of which every request has to bring; read for every request, so
+    /// that they can be renewed.
+    pub token_file: Option<PathBuf>,
+    /// Names in lower case, without port, that a request over TCP may call us by, beside IP
+    /// addresses and `localhost`.
+    pub hosts: Vec<String>,
 }
 
 /// `[log]`

@@ -1,6 +1,8 @@
 //! The control plane: one thread, ordinary tokio libraries. Signals, the admin interface, reloads,
 //! and the end of the process.
 
+pub mod commands;
+pub mod edits;
 pub mod reload;
 pub mod sources;
 
@@ -11,13 +13,16 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Interval, MissedTickBehavior};
 
-use self::reload::{Refused, Reloaded};
+use self::commands::Command;
+use self::edits::Edits;
 use self::sources::Sources;
+use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
 use crate::config::{self, Config};
+use crate::edits::state::State;
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
@@ -46,6 +51,12 @@ pub struct Control {
     pub sources: Sources,
     /// The same, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
+    /// The configuration in force, for the pages.
+    pub configs: watch::Sender<Arc<Config>>,
+    /// Who changed what.
+    pub audit: Arc<Audit>,
+    /// What operators have changed, and what waits to be.
+    pub edits: Edits,
     /// What is known of every backend's health; every table is judged by it.
     pub health: HealthWatch,
     /// What is listened on.
@@ -60,18 +71,6 @@ pub struct Control {
     pub access_log: AccessLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
-}
-
-/// What others ask of the control plane.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the file again and put it in force, or with `dry_run` only say what that would do.
-    Reload {
-        /// Change nothing.
-        dry_run: bool,
-        /// Where the answer goes.
-        reply: oneshot::Sender<Result<Reloaded, Refused>>,
-    },
 }
 
 /// Commands that may wait; who sends more waits too.
@@ -97,6 +96,7 @@ enum Event {
     Reload,
     Command(Command),
     Source,
+    Edited,
     Swap,
     Sweep,
     Health(Vec<Change>),
@@ -162,6 +162,9 @@ impl Plane {
                     phase: control.phase.clone(),
                     sources: control.source_views.subscribe(),
                     commands: commands.clone(),
+                    configs: control.configs.subscribe(),
+                    audit: control.audit.clone(),
+                    events: Arc::default(),
                 };
                 tokio::spawn(admin::serve(listener, state));
             }
@@ -196,6 +199,7 @@ impl Control {
                 Some((shard, result)) = ended.recv() => Event::ShardEnded(shard, result),
                 Some(command) = asked.recv() => Event::Command(command),
                 () = self.sources.step() => Event::Source,
+                () = self.edits.written() => Event::Edited,
                 () = due(&mut swaps), if stopping.is_none() => Event::Swap,
                 _ = sweeps.tick() => Event::Sweep,
                 changes = self.health.changed(), if stopping.is_none() => Event::Health(changes),
@@ -217,13 +221,9 @@ impl Control {
                     self.session_log.reopen();
                     self.access_log.reopen();
                 }
-                // Logged, and there is nobody else to tell.
-                Event::Reload => drop(self.reload(false).await),
-                Event::Command(Command::Reload { dry_run, reply }) => {
-                    let answer = self.reload(dry_run).await;
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(answer);
-                }
+                Event::Reload => self.reload_on_signal().await,
+                Event::Command(command) => self.obey(command).await,
+                Event::Edited => self.edit_next(),
                 Event::Source => {}
                 Event::Swap => {
                     let next = self.table().successor(self.shards.len());
@@ -248,7 +248,7 @@ impl Control {
                     tracing::info!(shard, "drained");
                 }
             }
-            if self.sources.have_changed() {
+            if self.sources.have_changed() | self.edits.have_changed() {
                 let next = self.table().next(&self.layout(&self.config), self.shards.len());
                 previous = Some(self.publish(next));
             }
@@ -260,7 +260,7 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources)
+        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
     }
 
     fn show_sources(&self) {
@@ -314,10 +314,13 @@ impl Control {
     }
 }
 
-/// What a table is made of: the configuration, with the backends that its sources have now.
-pub fn layout(config: &Config, generation: u64, sources: &Sources) -> Layout {
-    let pool =
-        |pool: &config::Pool| config::Pool { backends: sources.backends(pool), ..pool.clone() };
+/// What a table is made of: the configuration, with the backends that its sources have now, and
+/// with what operators have changed of that.
+pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
+    let pool = |pool: &config::Pool| config::Pool {
+        backends: sources.backends(pool, edits),
+        ..pool.clone()
+    };
     Layout {
         generation,
         listeners: config.listeners.clone(),

@@ -108,6 +108,33 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// An answer whose body is still coming. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Following {
+    /// Of the status line.
+    pub status: StatusCode,
+    /// As they came.
+    pub headers: HeaderMap,
+    body: Incoming,
+    #[expect(dead_code, reason = "the body comes over it")]
+    connection: Connection,
+}
+
+impl Following {
+    /// The next piece of the body; `None` at its end.
+    ///
+    /// # Errors
+    /// [`FetchError::Exchange`] when the connection breaks.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, FetchError> {
+        while let Some(frame) = self.body.frame().await {
+            if let Ok(data) = frame.map_err(FetchError::Exchange)?.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum FetchError {
@@ -188,6 +215,34 @@ impl Fetcher {
         result
     }
 
+    /// Asks, and gives back the answer as soon as its head has come, whose body may have no end.
+    /// The deadline of `ask` and its bound count for the head only.
+    ///
+    /// # Errors
+    /// See [`FetchError`]. A status is no error.
+    pub async fn follow(&mut self, ask: &Ask) -> Result<Following, FetchError> {
+        let asking = async {
+            let mut connection = self.connect(ask).await?;
+            let request = self.request(ask)?;
+            connection.sender.ready().await.map_err(FetchError::Exchange)?;
+            let response = connection.sender.send_request(request).await;
+            let (head, body) = response.map_err(FetchError::Exchange)?.into_parts();
+            Ok(Following { status: head.status, headers: head.headers, body, connection })
+        };
+        match tokio::time::timeout(ask.timeout, asking).await {
+            Ok(result) => result,
+            Err(_elapsed) => Err(FetchError::Timeout("the answer", ask.timeout)),
+        }
+    }
+
+    async fn connect(&self, ask: &Ask) -> Result<Connection, FetchError> {
+        let connecting = connect::open(&self.site.place, self.site.tls.as_ref());
+        match tokio::time::timeout(ask.connect_timeout, connecting).await {
+            Ok(opened) => opened,
+            Err(_elapsed) => Err(FetchError::Timeout("connecting", ask.connect_timeout)),
+        }
+    }
+
     async fn attempt(&mut self, ask: &Ask) -> Result<Answer, FetchError> {
         // Taken out while in use: a request that is given up leaves no half-read connection here.
         let kept = self.idle.take().filter(|kept| !kept.sender.is_closed());
@@ -203,11 +258,8 @@ impl Fetcher {
                 result => return result,
             }
         }
-        let connecting = connect::open(&self.site.place, self.site.tls.as_ref());
-        let Ok(opened) = tokio::time::timeout(ask.connect_timeout, connecting).await else {
-            return Err(FetchError::Timeout("connecting", ask.connect_timeout));
-        };
-        self.exchange(opened?, ask).await
+        let opened = self.connect(ask).await?;
+        self.exchange(opened, ask).await
     }
 
     async fn exchange(

@@ -18,6 +18,7 @@ mod chunk;
 pub mod client;
 pub mod fields;
 pub mod head;
+pub mod question;
 pub mod reply;
 pub mod request;
 pub mod response;

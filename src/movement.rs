@@ -81,12 +81,12 @@ impl<'a> Standing<'a> {
         }
     }
 
-    /// A pool of a table; shares what the table prepared.
+    /// A pool of a table, with the health that it was judged by; shares what the table prepared.
     pub fn of_table(pool: &'a table::Pool) -> Standing<'a> {
         let stand = |backend: &'a std::sync::Arc<table::Backend>| Stand {
             address: &backend.address,
             weight: backend.weight,
-            ready: backend.state == BackendState::Ready,
+            ready: pool.in_service(backend),
         };
         Standing {
             name: &pool.settings.name,

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::Config;
+use crate::control::edits::Edits;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
@@ -138,7 +139,9 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     // Signals are heard before the first client is: an early one must not kill the process.
     let plane = Plane::start()?;
     let sources = plane.first(first_sets(&config));
-    let table = Arc::new(Table::first(&control::layout(&config, 1, &sources), shards));
+    let edits = Edits::load(config.runtime.state_dir.clone());
+    let layout = control::layout(&config, 1, &sources, edits.state());
+    let table = Arc::new(Table::first(&layout, shards));
     let metrics =
         Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
     let mut bindings = Bindings::new(shards);
@@ -156,6 +159,9 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        configs: watch::Sender::new(config.clone()),
+        audit: Arc::default(),
+        edits,
         health,
         bindings,
         shards: running.mailboxes,

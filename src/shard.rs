@@ -222,9 +222,13 @@ impl Shard {
                     self.closings.borrow_mut().begin(order, self.mailboxes.len());
                 }
                 Message::Drain(timeout) => self.drain(timeout),
-                Message::Sessions { limit, reply } => {
-                    // Whoever asked may have stopped waiting.
-                    let _gone = reply.send(self.views(limit));
+                Message::StopClosing(backend) => self.closings.borrow_mut().stop(&backend),
+                // Whoever asked may have stopped waiting.
+                Message::Sessions { question, reply } => {
+                    let _gone = reply.send(self.page(&question));
+                }
+                Message::End { id, reply } => {
+                    let _gone = reply.send(self.end_by_operator(id));
                 }
             }
         }

@@ -15,6 +15,7 @@ pub mod saved;
 pub(crate) mod tls;
 pub mod value;
 pub mod view;
+pub mod write;
 
 use std::fmt;
 use std::time::Duration;

@@ -17,13 +17,16 @@ use corelane::config::{self, Address, BackendState};
 use corelane::end::{End, Placement};
 use corelane::log::Logs;
 use corelane::metrics::{Metrics, PerShard};
-use corelane::shard::mailbox::{Message, SessionView, ShardHandle};
+use corelane::shard::mailbox::{Message, SessionPage, SessionQuestion, SessionView, ShardHandle};
 use corelane::table::{Layout, Table};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Longest a test waits for an answer.
 const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Sessions that a fake shard gives at a time.
+const PAGE: usize = 300;
 
 /// What a fake shard does when it is asked for sessions.
 #[derive(Clone, Copy)]
@@ -46,10 +49,13 @@ fn shard(index: usize, manner: Manner) -> (ShardHandle, JoinHandle<()>) {
         while woken.read_exact(&mut [0; 8]).is_ok() {
             while let Some(message) = mailbox.take() {
                 match (message, manner) {
-                    (Message::Sessions { limit, reply }, Manner::Answers(open)) => {
-                        let views = (0..open.min(limit)).map(|number| view(index, number));
+                    (Message::Sessions { question, reply }, Manner::Answers(open)) => {
+                        let SessionQuestion { from, limit, .. } = question;
+                        let end = open.min(from + limit.min(PAGE));
+                        let views = (from..end).map(|number| view(index, number)).collect();
+                        let next = (end < open && end - from < limit).then_some(end);
                         // The caller may have given up.
-                        let _ = reply.send(views.collect());
+                        let _ = reply.send(SessionPage { views, next });
                     }
                     (Message::Sessions { reply, .. }, Manner::Silent) => kept.push(reply),
                     (Message::Sessions { .. }, Manner::Ends) => {}
@@ -64,6 +70,7 @@ fn shard(index: usize, manner: Manner) -> (ShardHandle, JoinHandle<()>) {
 
 fn view(shard: usize, number: usize) -> SessionView {
     SessionView {
+        id: format!("{shard}-{number}-1"),
         client: "192.0.2.7:40312".to_owned(),
         listener: "devices".to_owned(),
         key: format!("key\u{1b}[31m\u{202e}-{shard}-{number}"),
@@ -73,6 +80,8 @@ fn view(shard: usize, number: usize) -> SessionView {
         placement: "home",
         state: "relay",
         shard,
+        table: 1,
+        since: "2026-01-01T00:00:00.000Z".to_owned(),
         age_seconds: 1.5,
         idle_seconds: 0.5,
         bytes_in: number as u64,
@@ -121,6 +130,16 @@ fn devices() -> config::Listener {
     }
 }
 
+fn configuration() -> config::Config {
+    let text = "[admin]\nlisten = \"127.0.0.1:0\"\nhosts = [\"gateway.example\"]\n\
+                [[listener]]\nname = \"devices\"\nbind = [\"127.0.0.1:9000\"]\n\
+                protocol = \"tcp\"\npool = \"c2s\"\n[listener.tcp]\nkey = \"client_ip\"\n\
+                [pool.c2s]\nbalance = \"crc32_mod\"\nbackends = [\"127.0.0.1:1000\"]\n";
+    let environment =
+        config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
+    config::parse(text, "admin.toml", &environment).expect("no faults").config
+}
+
 /// A running interface with its shards.
 struct Admin {
     address: Address,
@@ -152,7 +171,20 @@ impl Admin {
         let (_, sources) = watch::channel(Arc::from([]));
         let phase = Arc::new(Phase::default());
         let logs = Logs::default();
-        let state = AdminState { metrics, logs, table, shards, phase, sources, commands };
+        let (_, configs) = watch::channel(Arc::new(configuration()));
+        let (audit, events) = Default::default();
+        let state = AdminState {
+            metrics,
+            logs,
+            table,
+            shards,
+            phase,
+            sources,
+            commands,
+            configs,
+            audit,
+            events,
+        };
         let (stop, stopped) = oneshot::channel();
         let served = state.clone();
         threads.push(std::thread::spawn(move || {
@@ -316,15 +348,23 @@ fn what_the_index_lists_is_there() {
     let listed = index.as_array().expect("a list");
     let (shown, others): (Vec<&Value>, Vec<&Value>) =
         listed.iter().partition(|entry| entry["method"] == "GET");
-    assert_eq!((shown.len(), others.len()), (7, 1));
+    assert_eq!((shown.len(), others.len()), (19, 10));
     for entry in others {
         let path = entry["path"].as_str().expect("a path");
-        admin.get(path).problem(405);
+        // Some of them can be read, too, and a session is never shown alone.
+        let status = admin.get(path).status;
+        assert!([404, 405, 503].contains(&status), "{path}: {status}");
     }
     for entry in shown {
         let path = &entry["path"];
         let path = path.as_str().expect("a path");
-        let answer = admin.get(path);
+        // Nobody answers commands here, and a stream of events has no end.
+        if ["/log", "/events"].contains(&path) {
+            continue;
+        }
+        let path = path.replace("{pool}", "c2s").replace("{backend}", "127.0.0.1:1000");
+        let path = path.replace("{key}", "a");
+        let answer = admin.get(&path);
         assert_eq!(answer.status, 200, "{path}");
         assert_eq!(answer.header("cache-control"), "no-store", "{path}");
         assert_eq!(answer.header("x-content-type-options"), "nosniff", "{path}");
@@ -339,7 +379,7 @@ fn what_the_index_lists_is_there() {
 #[test]
 fn other_paths_methods_and_queries_are_refused() {
     let admin = Admin::on_loopback(&[Manner::Answers(1)]);
-    for path in ["/nothing", "/livez/", "/metrics/x", "/..", "//", "/sessions/1"] {
+    for path in ["/nothing", "/livez/", "/metrics/x", "/..", "//", "/sessions/1/2"] {
         admin.get(path).problem(404);
     }
     for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"] {
@@ -442,7 +482,7 @@ fn only_addresses_and_localhost_are_answered_over_tcp() {
     let admin = Admin::on_loopback(&[]);
     let with_host =
         |host: &str| admin.exchange(&format!("GET /livez HTTP/1.1\r\nHost: {host}\r\n\r\n")).status;
-    for host in ["127.0.0.1", "localhost:9901", "[::1]:9901", "10.1.2.3:80"] {
+    for host in ["127.0.0.1", "localhost:9901", "[::1]:9901", "10.1.2.3:80", "Gateway.example"] {
         assert_eq!(with_host(host), 200, "{host}");
     }
     for host in ["example.com", "127.0.0.1.example.com:9901", "localhost.example.com", ""] {

@@ -137,8 +137,13 @@ fn a_connection_stays_open_as_the_version_says() {
 
 #[test]
 fn expectations_and_upgrades() {
-    let head = request("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\n\r\n");
-    assert!(head.expects_continue);
+    let expect = |length: &str| {
+        let text = format!("POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-Continue\r\n{length}\r\n");
+        request(&text).expects_continue
+    };
+    assert!(expect("Content-Length: 1\r\n") && expect("Transfer-Encoding: chunked\r\n"));
+    // There is nothing to wait with.
+    assert!(!expect("") && !expect("Content-Length: 0\r\n"));
     let websocket = "Host: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\n";
     let head = request(&format!("GET / HTTP/1.1\r\n{websocket}"));
     assert!(head.upgrades && head.framing == Framing::None);
@@ -260,6 +265,16 @@ fn what_chunks_may_have_besides_data_is_bounded() {
     body.take(b"0\r\n").expect("a last chunk");
     let fault = (0..1_000).find_map(|_| body.take(b"X-Some: value\r\n").err());
     assert_eq!(fault, Some(BodyFault::TrailersTooLong));
+}
+
+#[test]
+fn a_body_that_nobody_expects_is_told() {
+    for (method, length, odd) in
+        [("POST", 1, false), ("GET", 1, true), ("DELETE", 1, true), ("GET", 0, false)]
+    {
+        let text = format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: {length}\r\n\r\n");
+        assert_eq!(request(&text).has_odd_body(text.as_bytes()), odd, "{text}");
+    }
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn fields_between_neighbours_stay_behind() {
     let text = "POST http://a:8/b?c HTTP/1.1\r\nConnection: close, X-Mine\r\nHost: a:8\r\n\
                 Keep-Alive: timeout=5\r\nX-Mine: 1\r\nTE: trailers\r\nTrailer: X-Sum\r\n\
                 Proxy-Connection: close\r\nProxy-Authorization: x\r\nUpgrade: h2c\r\n\
-                HTTP2-Settings: x\r\nContent-Length: 007\r\nX-Yours: 2\r\nAccept: */*\r\n\r\n";
+                HTTP2-Settings: x\r\nContent-Length: 007\r\nContent_Length: 9\r\nTransfer_Encoding: chunked\r\nX-Yours: 2\r\nAccept: */*\r\n\r\n";
     let expected =
         ["POST /b?c HTTP/1.1", "Host: a:8", "Content-Length: 7", "X-Yours: 2", "Accept: */*"];
     assert_eq!(lines(text, &off(), client("192.0.2.1:5", false)), expected);

@@ -6,6 +6,7 @@ use std::path::Path;
 use corelane::config::{Config, Environment, HttpListener, LookupKind, Protocol, load, parse};
 use corelane::http::client::{Client, Request, behind_proxies, is_trusted};
 use corelane::http::head::{HeadLimits, Read};
+use corelane::http::question::{self, Question};
 use corelane::http::request::{self, RequestHead};
 use corelane::http::rule::{self, Target};
 use corelane::http::target;
@@ -56,18 +57,14 @@ fn fate(config: &Config, text: &str) -> String {
         Target::Lookup { lookup, set, .. } => (&config.lookups[*lookup], set),
     };
     let values = Values { key: Some(&key), set, ..Values::default() };
-    let purpose = match lookup.kind {
-        LookupKind::Dns(_) => Purpose::DnsLabel,
-        LookupKind::Redis(_) => Purpose::RedisKey,
-    };
-    let mut asked = Vec::new();
-    for template in lookup.templates() {
-        match template.fill(Some(&request), &values, purpose) {
-            Ok(text) => asked.push(String::from_utf8(text.to_vec()).expect("ASCII")),
-            Err(unfilled) => return rule.statuses.of(&unfilled).to_string(),
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("ASCII");
+    match question::of(lookup, Some(&request), &values) {
+        Ok(Question::Dns { name, search }) => {
+            format!("{}{}", text(&name), if search { ".SEARCH" } else { "" })
         }
+        Ok(Question::Redis { key, field }) => format!("{} {}", text(&key), text(&field)),
+        Err(unfilled) => rule.statuses.of(&unfilled).to_string(),
     }
-    asked.join(" ")
 }
 
 #[test]
@@ -76,15 +73,19 @@ fn callbacks_go_by_their_header() {
     let post = |target: &str, fields: &str| {
         fate(&config, &format!("POST {target} HTTP/1.1\r\nHost: a\r\n{fields}\r\n"))
     };
-    assert_eq!(post("/mail", "server: 12\r\n"), "zone12-mail");
-    assert_eq!(post("/mail?x=y", "Server: 12\r\n"), "zone12-mail");
+    assert_eq!(post("/mail", "server: 12\r\n"), "zone12-mail.SEARCH");
+    assert_eq!(post("/mail?x=y", "Server: 12\r\n"), "zone12-mail.SEARCH");
     // As nginx's $uri.
-    assert_eq!(post("/%6dail", "server: 12\r\n"), "zone12-mail");
-    assert_eq!(post("//x/../mail", "server: 12\r\n"), "zone12-mail");
-    assert_eq!(post("/mail/", "server: 12\r\n"), "zone12-default");
-    assert_eq!(post("/MAIL", "server: 12\r\n"), "zone12-default");
-    assert_eq!(post("/", "server: a-b\r\n"), "zonea-b-default");
+    assert_eq!(post("/%6dail", "server: 12\r\n"), "zone12-mail.SEARCH");
+    assert_eq!(post("//x/../mail", "server: 12\r\n"), "zone12-mail.SEARCH");
+    assert_eq!(post("/mail/", "server: 12\r\n"), "zone12-default.SEARCH");
+    assert_eq!(post("/MAIL", "server: 12\r\n"), "zone12-default.SEARCH");
+    assert_eq!(post("/", "server: a-b\r\n"), "zonea-b-default.SEARCH");
+    assert_eq!(post("/", "server: A-1\r\n"), "zonea-1-default.SEARCH");
     assert_eq!(post("/", ""), "403");
+    // Sound by itself, and too long for a label with what is around it.
+    assert_eq!(post("/", &format!("server: {}\r\n", "1".repeat(51))).len(), 70);
+    assert_eq!(post("/", &format!("server: {}\r\n", "1".repeat(52))), "403");
     for hostile in ["", "1.evil", "1/2", "a b", "1\r\nserver: 2", "%31", "1_2", "\u{e4}"] {
         assert_eq!(post("/", &format!("server: {hostile}\r\n")), "403", "{hostile:?}");
     }

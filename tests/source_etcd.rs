@@ -497,3 +497,18 @@ fn tls_is_verified_by_the_given_authority() {
         watch.end();
     }
 }
+
+#[test]
+fn a_change_is_told_though_a_reading_is_asked_for_at_the_same_time() {
+    let etcd = two();
+    let watch = etcd.watch();
+    watch.set();
+    let mut gateway = Gateway::connect(etcd.port).unwrap();
+    for weight in 10..30 {
+        gateway.put(A, &weight.to_string());
+        watch.refresh();
+        let told = format!("10.0.0.1:7000 {weight} ready");
+        assert_eq!(shown(&watch.set())[0], told);
+    }
+    watch.end();
+}

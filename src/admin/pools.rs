@@ -1,16 +1,22 @@
-//! The table in force, as `/pools` shows it.
+//! The table in force: pools and backends.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use serde::Serialize;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
 
+use super::answer::{absent, json, query};
+use super::http::Asked;
 use crate::config::OnDown;
 use crate::end::{End, Placement};
 use crate::table::{Backend, Pool, Table};
 
 /// What `/pools` answers.
 #[derive(Debug, Serialize)]
-pub(super) struct Pools<'a> {
+struct Pools<'a> {
     table: u64,
     pools: Vec<PoolView<'a>>,
 }
@@ -27,6 +33,22 @@ struct PoolView<'a> {
     backends: Vec<BackendView<'a>>,
     /// No longer in the pool, but with sessions left.
     removed: Vec<BackendView<'a>>,
+}
+
+/// What `/backends` answers.
+#[derive(Debug, Serialize)]
+struct Backends<'a> {
+    table: u64,
+    backends: Vec<BackendOfPool<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct BackendOfPool<'a> {
+    pool: &'a str,
+    /// No longer in the pool, but with sessions left.
+    removed: bool,
+    #[serde(flatten)]
+    backend: BackendView<'a>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,8 +71,79 @@ struct BackendView<'a> {
     warm_stale: u64,
 }
 
-pub(super) fn show(table: &Table) -> Pools<'_> {
-    Pools { table: table.version, pools: table.pools.iter().map(|pool| view(pool)).collect() }
+/// `GET /pools`
+pub(super) async fn show(State(shared): Asked) -> Response {
+    let table = shared.state.table.borrow().clone();
+    let pools = table.pools.iter().map(|pool| view(pool)).collect();
+    json(&Pools { table: table.version, pools })
+}
+
+/// `GET /pools/{pool}`
+pub(super) async fn show_one(State(shared): Asked, Path(name): Path<String>) -> Response {
+    let table = shared.state.table.borrow().clone();
+    match find(&table, &name) {
+        Some(pool) => json(&view(pool)),
+        None => absent("pool", &name),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct BackendsQuery {
+    pool: Option<String>,
+    state: Option<String>,
+}
+
+/// `GET /backends`
+pub(super) async fn show_backends(
+    State(shared): Asked,
+    asked: Result<Query<BackendsQuery>, QueryRejection>,
+) -> Response {
+    let BackendsQuery { pool, state } = match query(asked) {
+        Ok(asked) => asked,
+        Err(answer) => return answer,
+    };
+    let table = shared.state.table.borrow().clone();
+    if let Some(name) = &pool
+        && find(&table, name).is_none()
+    {
+        return absent("pool", name);
+    }
+    let mut backends = Vec::new();
+    let wanted = |name: &str| pool.as_ref().is_none_or(|pool| pool == name);
+    for pool in table.all_pools().filter(|one| wanted(&one.settings.name)) {
+        let is_gone = !table.pools.iter().any(|one| Arc::ptr_eq(one, pool));
+        let leaving = pool.leaving.iter().map(|backend| (backend, true));
+        for (backend, removed) in pool.backends.iter().map(|one| (one, is_gone)).chain(leaving) {
+            let backend = view_backend(backend);
+            if state.as_ref().is_none_or(|state| state == backend.state) {
+                backends.push(BackendOfPool { pool: &pool.settings.name, removed, backend });
+            }
+        }
+    }
+    json(&Backends { table: table.version, backends })
+}
+
+/// `GET /pools/{pool}/backends/{backend}`
+pub(super) async fn show_backend(
+    State(shared): Asked,
+    Path((name, address)): Path<(String, String)>,
+) -> Response {
+    let table = shared.state.table.borrow().clone();
+    let Some(pool) = find(&table, &name) else { return absent("pool", &name) };
+    let is_it = |backend: &&Arc<Backend>| *backend.label == *address;
+    if let Some(backend) = pool.backends.iter().find(is_it) {
+        let backend = view_backend(backend);
+        return json(&BackendOfPool { pool: &name, removed: false, backend });
+    }
+    match pool.leaving.iter().find(is_it).map(|backend| view_backend(backend)) {
+        Some(backend) => json(&BackendOfPool { pool: &name, removed: true, backend }),
+        None => absent("backend", &address),
+    }
+}
+
+fn find<'t>(table: &'t Table, name: &str) -> Option<&'t Arc<Pool>> {
+    table.all_pools().find(|pool| pool.settings.name == name)
 }
 
 fn view(pool: &Pool) -> PoolView<'_> {

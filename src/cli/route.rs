@@ -12,6 +12,7 @@ use corelane::config::{Config, Pool};
 use corelane::explain::{self, Escaped};
 use corelane::movement::{Comparison, Standing, sample};
 
+use super::edited::with_edits;
 use super::{Failure, chosen, with_config, write_result, written};
 
 /// Keys that are compared when none are named.
@@ -53,7 +54,7 @@ pub(super) fn execute(arguments: RouteArguments) -> Result<ExitCode, Failure> {
                 moves(&old, &new, listener, keys)
             })
         }),
-        (Some(config), _) => with_config(&config, |config| route(&config, listener, keys)),
+        (Some(config), _) => with_edits(&config, |config| route(&config, listener, keys)),
         // The command line's own rules ask for one of the two.
         (None, _) => Ok(ExitCode::SUCCESS),
     }

@@ -22,6 +22,7 @@ use super::environment::Environment;
 use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
+use super::shown::shown;
 use super::value::{OneOf, ProtocolName};
 use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
@@ -41,14 +42,14 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
     /// The header of every listener's frames, by name.
     headers: Vec<(String, probe::Header)>,
     /// The `health` of every pool, in file order.
     pending_checks: Vec<probe::Pending>,
     /// What backends of the pool at hand bear by their own tables.
     own_limits: Vec<(Address, Limits)>,
-    /// Every declared lookup, likewise.
-    declared_lookups: Option<Vec<http::DeclaredLookup>>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -156,10 +157,10 @@ impl<'a> Checker<'a> {
             warnings: Vec::new(),
             bound: Vec::new(),
             declared: None,
+            declared_lookups: None,
             headers: Vec::new(),
             pending_checks: Vec::new(),
             own_limits: Vec::new(),
-            declared_lookups: None,
         };
         for early in early {
             match early {
@@ -206,6 +207,7 @@ impl Checker<'_> {
             listeners: listeners?,
             pools: pools?,
             lookups: lookups?,
+            shown: shown(self.document.tree.get_ref()),
         })
     }
 

@@ -177,7 +177,7 @@ fn describe(value: &DeValue<'_>) -> String {
 }
 
 /// A URL without what may be a password in it; any other text as it is.
-fn without_secret(text: &str) -> Cow<'_, str> {
+pub fn without_secret(text: &str) -> Cow<'_, str> {
     let Some((scheme, rest)) = text.split_once("://") else { return Cow::Borrowed(text) };
     let (who, rest) = match rest.rsplit_once('@') {
         Some((_, rest)) => ("…@", rest),

@@ -13,7 +13,7 @@ use super::{Config, raw, read, substitute};
 use crate::input::read_at_most;
 
 /// Longest file that is read, bytes: some ten thousand backends, with their weights and comments.
-const FILE_LEN_MAX: usize = 1 << 20;
+pub(super) const FILE_LEN_MAX: usize = 1 << 20;
 
 /// A configuration without faults.
 #[derive(Debug, Clone)]

@@ -86,8 +86,8 @@ pub struct Runtime {
     /// How long a shard looks for work before it sleeps.
     #[schemars(transform = limits::SPIN.describe())]
     pub spin: Slot<ShortDuration>,
-    /// Folder of what has to survive a restart: the sets that sources gave last. Without it: the
-    /// configuration file's path with ".state" behind it.
+    /// Folder of what has to survive a restart: the sets that sources gave last, and edits of
+    /// backends. Without it: the configuration file's path with ".state" behind it.
     pub state_dir: Slot<String>,
 }
 
@@ -98,6 +98,13 @@ pub struct Runtime {
 pub struct Admin {
     /// Where the HTTP interface listens: "IP:PORT" or "unix:/PATH".
     pub listen: Slot<Address>,
+    /// File of bearer tokens, a line each, with a name before it or without; needed to listen on
+    /// more than loopback. Without it whoever can connect is trusted.
+    pub token_file: Slot<String>,
+    /// Host names by which the interface may be called over TCP, beside IP addresses and
+    /// "localhost".
+    #[schemars(extend("default" = []))]
+    pub hosts: Slot<Vec<Slot<String>>>,
 }
 
 /// Where lines go.

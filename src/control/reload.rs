@@ -178,6 +178,9 @@ impl Control {
         }
         let file = self.file.as_deref().ok_or(Refused::NoFile)?;
         let loaded = self.load(file)?;
+        if !dry_run {
+            self.edits.look_again();
+        }
         let result = self.try_candidate(loaded, dry_run).await;
         // Of the sources that were begun for it, or those that it has no more.
         self.sources.adopt(&self.config.pools);
@@ -220,7 +223,7 @@ impl Control {
 
     fn candidate(&self, loaded: Loaded) -> Candidate {
         let Loaded { config, warnings } = loaded;
-        let layout = layout(&config, self.generation() + 1, &self.sources);
+        let layout = layout(&config, self.generation() + 1, &self.sources, self.edits.state());
         let mut reloaded = difference(&self.table(), &layout);
         reloaded.settings = changed_settings(&self.config, &config);
         reloaded.warnings = warnings;
@@ -269,6 +272,7 @@ impl Control {
             tracing::error!(%error, "log level not changed");
         }
         self.config = Arc::new(config);
+        self.configs.send_replace(self.config.clone());
         reloaded
     }
 }
@@ -318,6 +322,17 @@ fn changed_settings(old: &Config, new: &Config) -> Vec<&'static str> {
     }
     if old.log.level != new.log.level {
         changed.push("log.level");
+    }
+    let trusted = |config: &Config| {
+        config.admin.as_ref().map(|admin| (admin.token_file.clone(), admin.hosts.clone()))
+    };
+    if let (Some(old), Some(new)) = (trusted(old), trusted(new)) {
+        if old.0 != new.0 {
+            changed.push("admin.token_file");
+        }
+        if old.1 != new.1 {
+            changed.push("admin.hosts");
+        }
     }
     changed
 }

@@ -8,7 +8,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep_until, timeout_at};
 
-use crate::config::{self, SourceKind};
+use crate::config::{self, Address, SourceKind};
+use crate::edits::overlay::{self, Owner};
+use crate::edits::state::State;
 use crate::source::guard::{Event, Guard, Rules};
 use crate::source::saved::{self, Origin, RestoreError, Saved};
 use crate::source::view::{Counts, SourceView};
@@ -126,11 +128,36 @@ impl Sources {
     }
 
     /// The backends of a pool: what the file pins, and what its sources say, in the order that
-    /// every gateway has.
-    pub fn backends(&self, pool: &config::Pool) -> Vec<config::Backend> {
-        let watched = pool.sources.iter().filter_map(|source| self.find(&pool.name, source));
-        let sets = watched.filter_map(|running| running.guard.members());
-        merge::merge(&pool.backends, sets.map(|set: &Arc<[Member]>| &**set))
+    /// every gateway has; with the edits of that.
+    pub fn backends(&self, pool: &config::Pool, edits: &State) -> Vec<config::Backend> {
+        let sets = self.sets(pool).map(|(_, set)| set);
+        let mut backends = merge::merge(&overlay::pinned(pool, edits), sets);
+        overlay::lay_over_sources(pool, edits, &mut backends, |address| self.owner(pool, address));
+        backends
+    }
+
+    /// The source that decides about a backend which the file does not pin, and what it says.
+    pub fn owner<'a>(&'a self, pool: &'a config::Pool, address: &Address) -> Owner<'a> {
+        self.sets(pool).find_map(|(source, set)| {
+            let member = set.iter().find(|member| member.address == *address);
+            member.map(|member| (source, member))
+        })
+    }
+
+    /// The sets in force of a pool's sources, in the order of these.
+    fn sets<'a>(
+        &'a self,
+        pool: &'a config::Pool,
+    ) -> impl Iterator<Item = (&'a config::Source, &'a [Member])> {
+        pool.sources.iter().filter_map(|source| {
+            let set = self.find(&pool.name, source)?.guard.members()?;
+            Some((source, &**set))
+        })
+    }
+
+    /// To be told that a source should be read again: something was written to its store.
+    pub fn reader(&self, pool: &str, source: &config::Source) -> Option<Arc<Notify>> {
+        self.find(pool, source).map(|running| running.refresh.clone())
     }
 
     /// Has every source of a pool read again now. Returns how many there are.

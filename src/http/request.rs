@@ -27,7 +27,7 @@ pub struct RequestHead {
     pub fields: Fields,
     /// Never [`Framing::UntilClose`].
     pub framing: Framing,
-    /// Whether the client waits for a 100 before it sends the body.
+    /// Whether there is a body, and the client waits for a 100 before it sends it.
     pub expects_continue: bool,
     /// Whether the client wants to send another request on this connection.
     pub keeps_alive: bool,
@@ -91,7 +91,8 @@ fn parse(bytes: &[u8], lines: head::Lines, limits: &HeadLimits) -> Result<Reques
     let authority = authority(bytes, &fields, version, parts.authority)?;
     let framing = head::framing(&fields, bytes, version)?.unwrap_or(Framing::None);
     check_connection(bytes, &fields)?;
-    let expects_continue = expects_continue(bytes, &fields, version)?;
+    let bodiless = matches!(framing, Framing::None | Framing::Length(0));
+    let expects_continue = expects_continue(bytes, &fields, version)? && !bodiless;
     let upgrades = version >= Version::Http11
         && method == "GET"
         && framing == Framing::None
@@ -300,6 +301,14 @@ impl RequestHead {
             out.push(b'?');
             out.extend_from_slice(query.of(bytes));
         }
+    }
+
+    /// Whether there is a body that a backend may not expect, and so may take for the next request:
+    /// its connection is better not used again.
+    pub fn has_odd_body(&self, bytes: &[u8]) -> bool {
+        let method = self.method.of(bytes);
+        let usual = matches!(method, b"POST" | b"PUT" | b"PATCH");
+        !usual && !matches!(self.framing, Framing::None | Framing::Length(0))
     }
 
     /// The host without its port and in lower case, as nginx's `$host`; empty if there is none.

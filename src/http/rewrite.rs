@@ -142,14 +142,15 @@ fn via(version: Version, name: &str, out: &mut Vec<u8>) {
     field(out, "Via", [version, name].concat().as_bytes());
 }
 
-/// The fields that are not between neighbours only.
+/// The fields that are not between neighbours only, nor anything that could be taken for one that
+/// frames the message: "Content_Length" reads the same to who turns names into variables.
 fn passed_on<'b>(
     fields: &'b Fields,
     bytes: &'b [u8],
 ) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
     let named: Vec<&[u8]> = fields.all(bytes, "connection").flat_map(list_members).collect();
     fields.iter(bytes).filter(move |(name, _)| {
-        !NOT_PASSED_ON.iter().any(|other| name.eq_ignore_ascii_case(other.as_bytes()))
+        !NOT_PASSED_ON.iter().any(|other| is_alike(name, other))
             && !named.iter().any(|other| name.eq_ignore_ascii_case(other))
     })
 }

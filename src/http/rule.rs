@@ -84,6 +84,9 @@ pub enum Condition {
 }
 
 /// A regular expression over bytes: linear in what it is matched against, and bounded in size.
+///
+/// Matching borrows scratch memory that clones do not share: a thread with a clone of its own takes
+/// no lock.
 #[derive(Debug, Clone)]
 pub struct Pattern {
     text: String,

@@ -213,10 +213,9 @@ impl Expression {
             Expression::Path => Some(Cow::Borrowed(&*request.path)),
             Expression::Method => Some(Cow::Borrowed(request.method())),
             Expression::Target => Some(Cow::Borrowed(request.head.target.of(request.bytes))),
-            Expression::Host => match request.head.authority {
-                Some(_) => Some(Cow::Owned(request.head.host(request.bytes))),
-                None => None,
-            },
+            Expression::Host => {
+                request.head.authority.map(|_| Cow::Owned(request.head.host(request.bytes)))
+            }
             Expression::Authority => {
                 request.head.authority.map(|span| Cow::Borrowed(span.of(request.bytes)))
             }

@@ -4,6 +4,7 @@
 use std::hash::{BuildHasher, RandomState};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Shard;
 use super::wheel::TICK;
@@ -28,6 +29,7 @@ pub struct Closings {
 struct Closing {
     backend: Arc<BackendShared>,
     end: End,
+    accepted_before: Option<Instant>,
     /// Of this shard.
     per_tick: f64,
     /// Sessions that may be closed by now.
@@ -45,6 +47,9 @@ pub struct CloseOrder {
     pub backend: Arc<BackendShared>,
     /// The reason they end with.
     pub end: End,
+    /// Only those that were accepted before this moment. A backend that still takes sessions gets
+    /// back who was closed: without an end to it, that would go on for ever.
+    pub accepted_before: Option<Instant>,
     /// Sessions in a second, on all shards together; more than 0.
     pub rate: u32,
 }
@@ -57,6 +62,7 @@ impl Closings {
         self.all.push(Closing {
             backend: order.backend,
             end: order.end,
+            accepted_before: order.accepted_before,
             per_tick,
             credit: 0.0,
             cursor: 0,
@@ -80,10 +86,19 @@ impl Closings {
                 if (is_gone || is_leaving(pool, backend)) && !self.has(&backend.shared) {
                     let rate = pool.settings.close_rate;
                     let backend = backend.shared.clone();
-                    self.begin(CloseOrder { backend, end: End::BackendRemoved, rate }, shards);
+                    let end = End::BackendRemoved;
+                    let order = CloseOrder { backend, end, accepted_before: None, rate };
+                    self.begin(order, shards);
                 }
             }
         }
+    }
+
+    /// Takes an operator's order back.
+    pub fn stop(&mut self, backend: &Arc<BackendShared>) {
+        self.all.retain(|closing| {
+            closing.end != End::Operator || !Arc::ptr_eq(&closing.backend, backend)
+        });
     }
 
     fn has(&self, backend: &Arc<BackendShared>) -> bool {
@@ -123,6 +138,7 @@ impl Closing {
             }
             if let Some(session) = sessions.get(self.cursor)
                 && session.is_on(&self.backend)
+                && self.accepted_before.is_none_or(|moment| session.accepted < moment)
             {
                 due.push((session.clone(), self.end));
                 self.credit -= 1.0;

@@ -1,5 +1,6 @@
 //! What a shard can be told from outside: a lock-free queue, and an eventfd that wakes its ring.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use serde::Serialize;
 
 use super::closing::CloseOrder;
 use crate::listen::Listeners;
-use crate::table::{Listener, Table};
+use crate::table::{BackendShared, Listener, Table};
 
 /// One message to a shard.
 #[derive(Debug)]
@@ -27,13 +28,85 @@ pub enum Message {
     Close(CloseOrder),
     /// Stop accepting, let sessions live for this long, then end them and return.
     Drain(Duration),
-    /// Answer with up to `limit` sessions.
+    /// Leave the sessions of a backend alone that an operator had closed.
+    StopClosing(Arc<BackendShared>),
+    /// Answer with some sessions.
     Sessions {
-        /// The most views wanted.
-        limit: usize,
+        /// Which ones.
+        question: SessionQuestion,
         /// Where the answer goes.
-        reply: tokio::sync::oneshot::Sender<Vec<SessionView>>,
+        reply: tokio::sync::oneshot::Sender<SessionPage>,
     },
+    /// End one session because an operator says so.
+    End {
+        /// Which one.
+        id: SessionId,
+        /// As it was; `None` when there is none of this name any more.
+        reply: tokio::sync::oneshot::Sender<Option<SessionView>>,
+    },
+}
+
+/// Sessions that somebody wants to see.
+#[derive(Debug, Clone)]
+pub struct SessionQuestion {
+    /// Which ones.
+    pub filter: Arc<SessionFilter>,
+    /// Where the search goes on: 0, or what the last page said.
+    pub from: usize,
+    /// The most views wanted.
+    pub limit: usize,
+}
+
+/// What a session has to be; everything that is absent does not matter.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SessionFilter {
+    /// Its key, byte for byte.
+    pub key: Option<Vec<u8>>,
+    /// Name of its listener.
+    pub listener: Option<String>,
+    /// Name of its pool.
+    pub pool: Option<String>,
+    /// Address of its backend.
+    pub backend: Option<String>,
+}
+
+/// What a shard found. It looks at a bounded number of sessions at a time.
+#[derive(Debug, Default)]
+pub struct SessionPage {
+    /// As they were at that moment.
+    pub views: Vec<SessionView>,
+    /// Where to go on; `None` when it has looked at all.
+    pub next: Option<usize>,
+}
+
+/// The name of a session while it lives: `SHARD-SLOT-SERIAL`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionId {
+    /// The shard that runs it.
+    pub shard: usize,
+    /// Its place on the shard, which later ones take again.
+    pub slot: u32,
+    /// Tells it from others that had or will have its place.
+    pub serial: u32,
+}
+
+impl fmt::Display for SessionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.shard, self.slot, self.serial)
+    }
+}
+
+impl SessionId {
+    /// Reads what `Display` writes; `None` if it is something else.
+    pub fn parse(text: &str) -> Option<SessionId> {
+        let mut numbers = text.splitn(3, '-');
+        let id = SessionId {
+            shard: numbers.next()?.parse().ok()?,
+            slot: numbers.next()?.parse().ok()?,
+            serial: numbers.next()?.parse().ok()?,
+        };
+        (id.to_string() == text).then_some(id)
+    }
 }
 
 /// An accepted socket on its way to another shard.
@@ -50,6 +123,8 @@ pub struct Handover {
 /// A session as the admin interface shows it.
 #[derive(Debug, Clone, Serialize)]
 pub struct SessionView {
+    /// Its name, see [`SessionId`].
+    pub id: String,
     /// The client's address.
     pub client: String,
     /// Name of the listener.
@@ -69,6 +144,10 @@ pub struct SessionView {
     pub state: &'static str,
     /// Shard that runs it.
     pub shard: usize,
+    /// Version of the table it was placed by; 0 before placement.
+    pub table: u64,
+    /// When it was accepted, RFC 3339.
+    pub since: String,
     /// Seconds since accept.
     pub age_seconds: f64,
     /// Seconds since the last byte, to the precision of the shard's tick.

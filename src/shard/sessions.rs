@@ -4,10 +4,12 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Shard;
-use super::mailbox::{Handover, Message, SessionView};
+use super::mailbox::{
+    Handover, Message, SessionFilter, SessionId, SessionPage, SessionQuestion, SessionView,
+};
 use super::watch::SERIAL_MASK;
 use super::wheel::TICK;
 use crate::end::{End, Placement, Rejection, Side};
@@ -15,6 +17,10 @@ use crate::log::{SessionRecord, hex};
 use crate::session::{self, Birth, Session, Stage};
 use crate::sys::Accepted;
 use crate::table::Listener;
+
+/// Sessions looked at for one question in one turn: an answer about a hundred thousand must not
+/// keep them waiting.
+const LOOKED_AT_MAX: usize = 4096;
 
 impl Shard {
     /// Decides about a connection just accepted: refuse it, give it to a less loaded shard, or
@@ -117,8 +123,32 @@ impl Shard {
         sessions.get(slot as usize).filter(|session| session.serial == serial).cloned()
     }
 
-    pub(super) fn views(&self, limit: usize) -> Vec<SessionView> {
-        self.sessions.borrow().iter().take(limit).map(|(_, s)| self.view(s)).collect()
+    /// Answers a question as far as one turn allows.
+    pub(super) fn page(&self, question: &SessionQuestion) -> SessionPage {
+        let SessionQuestion { filter, from, limit } = question;
+        let sessions = self.sessions.borrow();
+        let end = sessions.capacity().min(from.saturating_add(LOOKED_AT_MAX));
+        let mut views = Vec::new();
+        for slot in *from..end {
+            if views.len() == *limit {
+                return SessionPage { views, next: None };
+            }
+            if let Some(session) = sessions.get(slot)
+                && matches(filter, session)
+            {
+                views.push(self.view(session));
+            }
+        }
+        let done = end >= sessions.capacity() || views.len() == *limit;
+        SessionPage { views, next: (!done).then_some(end) }
+    }
+
+    /// Ends a session because an operator says so.
+    pub(super) fn end_by_operator(&self, id: SessionId) -> Option<SessionView> {
+        let session = self.session(id.slot, id.serial).filter(|_| id.shard == self.index)?;
+        let view = self.view(&session);
+        self.interrupt(&session, End::Operator);
+        Some(view)
     }
 
     fn view(&self, session: &Session) -> SessionView {
@@ -126,7 +156,10 @@ impl Shard {
         let placed = placed.as_ref();
         let key = session.key.borrow();
         let idle = self.now().saturating_sub(session.active.get());
+        let age = session.accepted.elapsed();
+        let id = SessionId { shard: self.index, slot: session.slot, serial: session.serial };
         SessionView {
+            id: id.to_string(),
             client: session.client().map_or_else(|| "unix".to_owned(), |a| a.to_string()),
             listener: session.listener.settings.name.clone(),
             key: String::from_utf8_lossy(&key).into_owned(),
@@ -138,12 +171,34 @@ impl Shard {
             placement: placed.and_then(|p| p.placement).map_or("", Placement::label),
             state: session.stage.get().label(),
             shard: self.index,
-            age_seconds: session.accepted.elapsed().as_secs_f64(),
+            table: placed.map_or(0, |placed| placed.table_version),
+            since: rfc3339(age),
+            age_seconds: age.as_secs_f64(),
             idle_seconds: f64::from(idle) * TICK.as_secs_f64(),
             bytes_in: session.bytes_in.get(),
             bytes_out: session.bytes_out.get(),
         }
     }
+}
+
+fn matches(filter: &SessionFilter, session: &Session) -> bool {
+    let SessionFilter { key, listener, pool, backend } = filter;
+    let placed = session.placed.borrow();
+    let placed = placed.as_ref();
+    key.as_ref().is_none_or(|key| session.key.borrow().as_slice() == key)
+        && listener.as_ref().is_none_or(|name| session.listener.settings.name == *name)
+        && pool.as_ref().is_none_or(|name| placed.is_some_and(|p| *p.pool.label == **name))
+        && backend.as_ref().is_none_or(|address| {
+            let backend = placed.and_then(|placed| placed.backend.as_ref());
+            backend.is_some_and(|backend| *backend.label == **address)
+        })
+}
+
+/// The moment that was so long ago.
+fn rfc3339(age: Duration) -> String {
+    let now = SystemTime::now();
+    let then = now.checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH);
+    humantime::format_rfc3339_millis(then).to_string()
 }
 
 /// Whether the backend ended a session that should have lived longer.

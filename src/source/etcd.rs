@@ -11,6 +11,7 @@
 mod client;
 mod mirror;
 mod wire;
+mod write;
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tonic::Streaming;
 use self::client::{Client, Watching, is_too_long};
 use self::mirror::{Mirror, Step};
 use self::wire::{WatchProgressRequest, WatchRequest, WatchResponse};
+pub use self::write::write;
 use super::retry::{GAP, PAUSE_MAX, Retry, jittered};
 use super::{Desk, Failure, Report, Timings};
 use crate::config::EtcdSource;
@@ -183,6 +185,11 @@ impl Follower<'_> {
                     let (header, _) = client.count().await?;
                     if header.revision < self.mirror.next_revision() - 1 {
                         return Ok("the store has gone back to an older revision");
+                    }
+                    // What is read is no news if it was heard before; that it was told is another
+                    // matter.
+                    if tell.is_some() {
+                        self.tell().await?;
                     }
                     self.read(client).await?;
                     (tell, told) = (None, Instant::now());

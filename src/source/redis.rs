@@ -7,6 +7,7 @@
 //! while even if nothing was told.
 
 mod stream;
+mod write;
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -22,6 +23,7 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::stream::{Allowance, Bounded, Place};
+pub use self::write::write;
 use super::retry::{GAP, PAUSE_MAX, Retry, jittered};
 use super::value::{self, ENTRIES_MAX};
 use super::{Desk, Failure, FailureCause, Reading, Report, Timings};
@@ -211,6 +213,39 @@ impl<'a> Asker<'a> {
         info
     }
 
+    async fn ask<T: FromRedisValue>(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+        what: &str,
+        command: &Cmd,
+    ) -> Result<T, Fault> {
+        self.allowance.renew();
+        let answer = command.query_async(connection);
+        match timeout(self.timings.timeout, answer).await {
+            Ok(answer) => answer.map_err(|error| self.fault(what, &error)),
+            Err(_elapsed) => Err(self.silence(what)),
+        }
+    }
+
+    /// Every field of the hash with its value, as they are at one moment.
+    async fn entries(
+        &mut self,
+        connection: &mut MultiplexedConnection,
+    ) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Fault> {
+        let key = self.settings.key.clone();
+        // Asked first, since an answer cannot be stopped short of losing the connection.
+        let mut count = redis::cmd("HLEN");
+        let what = format!("HLEN {key}");
+        let count: usize = self.ask(connection, &what, count.arg(&key)).await?;
+        if count > ENTRIES_MAX {
+            let detail = format!("hash {key:?} has {count} fields, {ENTRIES_MAX} at most");
+            let failure = Failure { cause: FailureCause::Malformed, detail };
+            return Err(Fault { failure, ends: false, moved: None });
+        }
+        let mut all = redis::cmd("HGETALL");
+        self.ask(connection, &format!("HGETALL {key}"), all.arg(&key)).await
+    }
+
     fn silence(&self, what: &str) -> Fault {
         let detail = format!("{what}: no answer from {} in {:?}", self.place, self.timings.timeout);
         Failure { cause: FailureCause::Timeout, detail }.into()
@@ -332,18 +367,7 @@ impl Client<'_> {
 
     /// The whole hash, as it is at one moment. A hash that is not there is empty.
     async fn read(&mut self) -> Result<Reading, Fault> {
-        let key = self.asker.settings.key.clone();
-        // Asked first, since an answer cannot be stopped short of losing the connection.
-        let mut count = redis::cmd("HLEN");
-        let count: usize = self.ask(&format!("HLEN {key}"), count.arg(&key)).await?;
-        if count > ENTRIES_MAX {
-            let detail = format!("hash {key:?} has {count} fields, {ENTRIES_MAX} at most");
-            let failure = Failure { cause: FailureCause::Malformed, detail };
-            return Err(Fault { failure, ends: false, moved: None });
-        }
-        let mut all = redis::cmd("HGETALL");
-        let mut entries: Vec<(Vec<u8>, Vec<u8>)> =
-            self.ask(&format!("HGETALL {key}"), all.arg(&key)).await?;
+        let mut entries = self.asker.entries(&mut self.connection).await?;
         // Redis keeps no order, and a set that is only shuffled is no news.
         entries.sort_unstable();
         let members = entries.iter().map(|(field, value)| value::parse(field, value));
@@ -379,12 +403,7 @@ impl Client<'_> {
     }
 
     async fn ask<T: FromRedisValue>(&mut self, what: &str, command: &Cmd) -> Result<T, Fault> {
-        self.asker.allowance.renew();
-        let answer = command.query_async(&mut self.connection);
-        match timeout(self.asker.timings.timeout, answer).await {
-            Ok(answer) => answer.map_err(|error| self.asker.fault(what, &error)),
-            Err(_elapsed) => Err(self.asker.silence(what)),
-        }
+        self.asker.ask(&mut self.connection, what, command).await
     }
 }
 

@@ -160,15 +160,27 @@ pub fn save(folder: &Path, origin: Origin<'_>, saved: &Saved) -> Result<(), Save
         move |error| SaveError { path, step, error }
     };
     let text = encode(origin, saved).map_err(failed("write", &path))?;
+    make_durable(folder, &path, text.as_bytes())
+}
+
+/// Replaces a file in `folder` as a whole, making the folder if there is none.
+///
+/// # Errors
+/// When it could not be made durable; what was there before is then still there.
+pub(crate) fn make_durable(folder: &Path, path: &Path, bytes: &[u8]) -> Result<(), SaveError> {
+    let failed = |step, path: &Path| {
+        let path = path.to_path_buf();
+        move |error| SaveError { path, step, error }
+    };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed("make", folder))?;
     // Another process may be saving the same set: while one takes over from the other.
-    let draft = folder.join(format!("{}-{}.tmp", origin.pool, std::process::id()));
-    let written = replace(&draft, &path, text.as_bytes());
+    let draft = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = replace(&draft, path, bytes);
     if written.is_err() {
         // What is left of it is of no use; that it cannot be removed either changes nothing.
         let _ = std::fs::remove_file(&draft);
     }
-    written.map_err(failed("replace", &path))?;
+    written.map_err(failed("replace", path))?;
     let flushed = File::open(folder).and_then(|folder| folder.sync_all());
     flushed.map_err(failed("flush", folder))
 }
@@ -221,7 +233,8 @@ pub fn load(folder: &Path, origin: Origin<'_>) -> Result<Saved, RestoreError> {
     decode(&bytes, origin)
 }
 
-fn read(path: &Path) -> io::Result<Vec<u8>> {
+/// A regular file of up to 16 MiB.
+pub(crate) fn read(path: &Path) -> io::Result<Vec<u8>> {
     if !std::fs::metadata(path)?.is_file() {
         // Opening a pipe would wait for somebody to write.
         return Err(io::Error::other("not a regular file"));

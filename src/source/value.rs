@@ -10,6 +10,8 @@
 //! this version does not know are ignored, so that a fleet can be upgraded one gateway at a time.
 //! Whoever may write to a store may write anything: every byte string gives a member or a reason.
 
+pub mod rewrite;
+
 use std::collections::HashMap;
 
 use serde::Deserialize;

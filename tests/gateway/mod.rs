@@ -98,6 +98,10 @@ pub struct Start {
     pub before_exec: Option<fn() -> std::io::Result<()>>,
     /// Environment.
     pub variables: Vec<(String, String)>,
+    /// Further keys of `[admin]`.
+    pub admin: String,
+    /// `[admin]` is in the configuration already.
+    pub own_admin: bool,
 }
 
 static SERIAL: AtomicU32 = AtomicU32::new(0);
@@ -151,7 +155,10 @@ impl Gateway {
 
     pub fn start_with(toml: &str, start: &Start) -> Gateway {
         let directory = directory();
-        let toml = format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n");
+        let toml = match start.own_admin {
+            true => toml.to_owned(),
+            false => format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n{}", start.admin),
+        };
         let mut child = command(&directory, &toml, start).spawn().unwrap();
         let operational = Lines::follow(child.stderr.take().unwrap());
         let sessions = Lines::follow(child.stdout.take().unwrap());
@@ -221,6 +228,39 @@ impl Gateway {
         let status = response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
         let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
         (status, body.to_owned())
+    }
+
+    /// One request with a JSON body: status and body.
+    pub fn send(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
+        let body = body.to_string();
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n",
+            body.len()
+        );
+        let mut stream = TcpStream::connect_timeout(&self.admin, DEADLINE).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all((head + &body).as_bytes()).unwrap();
+        let mut response = String::new();
+        stream.read_to_string(&mut response).unwrap();
+        let status = response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+        (status, serde_json::from_str(body).expect(body))
+    }
+
+    /// Replaces its configuration file, `[admin]` added as at its start.
+    pub fn rewrite(&self, toml: &str) {
+        let toml = format!("{toml}\n[admin]\nlisten = \"127.0.0.1:0\"\n");
+        std::fs::write(self.directory.join("corelane.toml"), toml).unwrap();
+    }
+
+    /// Waits until something is so.
+    pub fn wait_until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let give_up = Instant::now() + DEADLINE;
+        while !is_so() {
+            assert!(Instant::now() < give_up, "not within {DEADLINE:?}: {what}");
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
     }
 
     /// The value of a metric; `series` is its name with labels as the page writes them.

@@ -33,7 +33,7 @@ pub struct Wants {
 }
 
 impl Checker<'_> {
-    pub(super) fn http(&mut self, raw: raw::Http, path: &Path) -> Option<HttpListener> {
+    pub(super) fn http_listener(&mut self, raw: raw::Http, path: &Path) -> Option<HttpListener> {
         let head = self.head_limits((raw.max_head, raw.max_headers, raw.max_target), path);
         let body = self.within(raw.max_body, &path.key("max_body"), limits::HTTP_MAX_BODY);
         let mut duration = |slot, key: &str, rule| self.within(slot, &path.key(key), rule);

@@ -134,7 +134,7 @@ impl Checker<'_> {
         let ruled = !matches!(raw.http, Slot::Absent);
         let frame = self.take(raw.frame, &frame_path).map(|raw| self.frame(raw, &frame_path));
         let tcp = self.take(raw.tcp, &tcp_path).map(|raw| self.tcp(raw, &tcp_path));
-        let http = self.take(raw.http, &http_path).map(|raw| self.http(raw, &http_path));
+        let http = self.take(raw.http, &http_path).map(|raw| self.http_listener(raw, &http_path));
         let protocol = raw.protocol?;
         let tables = [
             (framed, &frame_path, ProtocolName::Frame, "frame"),

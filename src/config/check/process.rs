@@ -4,12 +4,13 @@ use std::path::PathBuf;
 
 use super::Checker;
 use super::relations::Sockets;
+use super::store::is_host_name;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::{ByteCount, Count};
 use crate::config::shape::Slot;
 use crate::config::value::{Cores, OneOf};
-use crate::config::{Admin, Log, Runtime, SessionLog, limits, raw};
+use crate::config::{Address, Admin, Log, Runtime, SessionLog, Tokens, limits, raw};
 
 impl Checker<'_> {
     /// `sockets` is what listeners and pools need; `None` when they have faults.
@@ -108,11 +109,50 @@ impl Checker<'_> {
             return Some(None);
         }
         let raw = self.take(slot, path)?;
-        let path = path.key("listen");
+        let listen_path = path.key("listen");
         let valid = "\"IP:PORT\" or \"unix:/PATH\"";
-        let listen = self.required(raw.listen, &path, valid)?;
-        self.bound.push((path, listen.clone()));
-        Some(Some(Admin { listen }))
+        let listen = self.required(raw.listen, &listen_path, valid);
+        if let Some(listen) = &listen {
+            self.bound.push((listen_path, listen.clone()));
+        }
+        let token_path = path.key("token_file");
+        let far = matches!(&listen, Some(Address::Tcp(address)) if !address.ip().is_loopback());
+        if far && matches!(raw.token_file, Slot::Absent) {
+            let valid = "a file of bearer tokens, to listen on more than loopback";
+            self.missing(&token_path, valid);
+        }
+        let token_file = self.token_file(raw.token_file, &token_path);
+        let hosts = self.hosts(raw.hosts, &path.key("hosts"));
+        Some(Some(Admin { listen: listen?, token_file: token_file?, hosts: hosts? }))
+    }
+
+    fn token_file(&mut self, slot: Slot<String>, path: &Path) -> Option<Option<PathBuf>> {
+        if matches!(slot, Slot::Absent) {
+            return Some(None);
+        }
+        let file = PathBuf::from(self.take(slot, path)?);
+        if let Err(error) = Tokens::read(&file) {
+            let valid = "a file with a token in each line, with a name before it or without";
+            self.wrong(path, Problem::new(format!("cannot be used: {error}"), valid));
+            return None;
+        }
+        Some(Some(file))
+    }
+
+    fn hosts(&mut self, slot: Slot<Vec<Slot<String>>>, path: &Path) -> Option<Vec<String>> {
+        let list = self.or(slot, path, Vec::new())?;
+        let (entries, mut complete) = self.entries(list, path);
+        let mut hosts = Vec::new();
+        for (path, host) in entries {
+            if is_host_name(&host) {
+                hosts.push(host.to_ascii_lowercase());
+            } else {
+                let valid = "a host name without port; IP addresses are always allowed";
+                self.wrong(&path, Problem::new("not a host name", valid));
+                complete = false;
+            }
+        }
+        complete.then_some(hosts)
     }
 
     pub(super) fn log(&mut self, slot: Slot<raw::Log>, path: &Path) -> Option<Log> {

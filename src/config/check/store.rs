@@ -370,7 +370,7 @@ impl Checker<'_> {
     }
 }
 
-fn is_host_name(name: &str) -> bool {
+pub(super) fn is_host_name(name: &str) -> bool {
     let labels = name.strip_suffix('.').unwrap_or(name);
     let good = |label: &str| {
         (1..=63).contains(&label.len())

@@ -86,6 +86,9 @@ names! {
     BackendBytesReceived => Outcome, "backend_bytes_received";
 }
 
+/// Makes a variable of the rest of its name.
+type Make = fn(String) -> Variable;
+
 /// What nginx calls a backend in its variables.
 const NGINX_BACKEND: &str = "upstream_";
 
@@ -97,7 +100,7 @@ impl Variable {
         if let Some((_, named)) = NAMED.iter().find(|(other, _)| *other == ours) {
             return Ok(Variable::Named(*named));
         }
-        let prefixes: [(&str, fn(String) -> Variable); 3] = [
+        let prefixes: [(&str, Make); 3] = [
             ("arg_", Variable::Argument),
             ("http_", |name| Variable::Header(name.replace('_', "-"))),
             ("cookie_", Variable::Cookie),

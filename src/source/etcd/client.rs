@@ -16,10 +16,12 @@ use tonic_prost::ProstCodec;
 use super::mirror::too_much;
 use super::wire::{
     AUTHENTICATE, AuthenticateRequest, AuthenticateResponse, KeyValue, RANGE, RangeRequest,
-    RangeResponse, ResponseHeader, WATCH, WatchCreateRequest, WatchRequest, WatchResponse,
+    RangeResponse, ResponseHeader, TXN, TxnRequest, TxnResponse, WATCH, WatchCreateRequest,
+    WatchRequest, WatchResponse,
 };
 use crate::config::{EtcdSource, StoreTls};
 use crate::source::value::{ENTRIES_MAX, VALUE_LEN_MAX};
+use crate::source::write::WriteError;
 use crate::source::{Failure, FailureCause};
 
 /// A connection without traffic is probed this often; etcd refuses clients that do it more often
@@ -214,12 +216,32 @@ impl<'a> Client<'a> {
         RangeRequest { key, range_end, ..RangeRequest::default() }
     }
 
-    /// A range; a token that is not taken any more is replaced.
+    /// Whether a transaction was done: `false` if what it compares is otherwise.
+    ///
+    /// # Errors
+    /// Why it was not done, or may not have been.
+    pub async fn transact(&mut self, request: TxnRequest) -> Result<bool, WriteError> {
+        let answer: Result<TxnResponse, Status> = self.logged_in(TXN, request).await;
+        match answer {
+            Ok(answer) => Ok(answer.succeeded),
+            Err(status) => Err(WriteError::after(self.failure("writing", &status))),
+        }
+    }
+
     async fn range(&mut self, request: RangeRequest) -> Result<RangeResponse, Status> {
-        match self.unary(RANGE, request.clone()).await {
+        self.logged_in(RANGE, request).await
+    }
+
+    /// A question; a token that is not taken any more is replaced.
+    async fn logged_in<Q, A>(&mut self, path: &'static str, request: Q) -> Result<A, Status>
+    where
+        Q: Message + Clone + 'static,
+        A: Message + Default + 'static,
+    {
+        match self.unary(path, request.clone()).await {
             Err(status) if self.token.is_some() && token_is_refused(&status) => {
                 self.log_in().await.map_err(|failure| Status::unauthenticated(failure.detail))?;
-                self.unary(RANGE, request).await
+                self.unary(path, request).await
             }
             answer => answer,
         }

@@ -11,6 +11,9 @@ pub const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// `etcdserverpb.Auth/Authenticate`
 pub const AUTHENTICATE: &str = "/etcdserverpb.Auth/Authenticate";
 
+/// `etcdserverpb.KV/Txn`
+pub const TXN: &str = "/etcdserverpb.KV/Txn";
+
 /// Of every answer.
 #[derive(Clone, PartialEq, Message)]
 pub struct ResponseHeader {
@@ -168,4 +171,90 @@ pub struct AuthenticateResponse {
     /// For the metadata of later requests.
     #[prost(string, tag = "2")]
     pub token: String,
+}
+
+/// Does all of `success`, or nothing if a comparison does not hold.
+#[derive(Clone, PartialEq, Message)]
+pub struct TxnRequest {
+    /// All have to hold.
+    #[prost(message, repeated, tag = "1")]
+    pub compare: Vec<Compare>,
+    /// In one revision; no key twice.
+    #[prost(message, repeated, tag = "2")]
+    pub success: Vec<RequestOp>,
+}
+
+/// Whether a key is at a revision.
+#[derive(Clone, PartialEq, Message)]
+pub struct Compare {
+    /// [`COMPARE_EQUAL`]
+    #[prost(int32, tag = "1")]
+    pub result: i32,
+    /// [`COMPARE_MOD`]
+    #[prost(int32, tag = "2")]
+    pub target: i32,
+    /// The key.
+    #[prost(bytes = "vec", tag = "3")]
+    pub key: Vec<u8>,
+    /// When it was changed last; 0 for a key that is not there.
+    #[prost(int64, optional, tag = "6")]
+    pub mod_revision: Option<i64>,
+}
+
+/// [`Compare::result`]
+pub const COMPARE_EQUAL: i32 = 0;
+/// [`Compare::target`]
+pub const COMPARE_MOD: i32 = 2;
+
+/// One of these, as in a `oneof`.
+#[derive(Clone, PartialEq, Message)]
+pub struct RequestOp {
+    /// Write a key.
+    #[prost(message, optional, tag = "2")]
+    pub put: Option<PutRequest>,
+    /// Take a key away.
+    #[prost(message, optional, tag = "3")]
+    pub delete: Option<DeleteRangeRequest>,
+}
+
+impl RequestOp {
+    /// Writes.
+    pub fn put(put: PutRequest) -> RequestOp {
+        RequestOp { put: Some(put), delete: None }
+    }
+
+    /// Takes away.
+    pub fn delete(delete: DeleteRangeRequest) -> RequestOp {
+        RequestOp { put: None, delete: Some(delete) }
+    }
+}
+
+/// Writes a key.
+#[derive(Clone, PartialEq, Message)]
+pub struct PutRequest {
+    /// The key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// What it holds from now on.
+    #[prost(bytes = "vec", tag = "2")]
+    pub value: Vec<u8>,
+    /// The lease that it has stays; only for a key that is there.
+    #[prost(bool, tag = "6")]
+    pub ignore_lease: bool,
+}
+
+/// Takes one key away.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeleteRangeRequest {
+    /// The key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+}
+
+/// What came of it.
+#[derive(Clone, PartialEq, Message)]
+pub struct TxnResponse {
+    /// All comparisons held.
+    #[prost(bool, tag = "2")]
+    pub succeeded: bool,
 }

@@ -1,7 +1,5 @@
 //! `[listener.http.forward]` and `[listener.http.access_log]`
 
-use std::path::PathBuf;
-
 use super::super::Checker;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
@@ -159,7 +157,7 @@ impl Checker<'_> {
             Ok(SessionLog::Stdout) => Some(AccessTarget::Stdout),
             Ok(SessionLog::Stderr) => Some(AccessTarget::Stderr),
             Ok(SessionLog::File(file)) if !text.contains(['{', '}', '\0']) => {
-                Some(AccessTarget::File(PathBuf::from(file)))
+                Some(AccessTarget::File(file))
             }
             Ok(SessionLog::Off | SessionLog::File(_)) => {
                 self.wrong(path, Problem::new("not where lines can go", valid));

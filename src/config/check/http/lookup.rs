@@ -347,3 +347,35 @@ fn is_of_rule(expression: &Expression) -> bool {
 fn is_visible(byte: u8) -> bool {
     byte.is_ascii_graphic()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What every kind has.
+    const SHARED: &[&str] = &[
+        "allow",
+        "allow_ports",
+        "connect_timeout",
+        "idle_timeout",
+        "kind",
+        "max_entries",
+        "negative_ttl",
+        "retries",
+        "stale",
+        "timeout",
+        "ttl",
+    ];
+
+    #[test]
+    fn every_key_is_one_kinds_or_everybodys() {
+        let schema = raw::schema().to_value();
+        let table = &schema["properties"]["lookup"]["additionalProperties"]["properties"];
+        let keys: Vec<&str> =
+            table.as_object().expect("a table").keys().map(String::as_str).collect();
+        let mut known: Vec<&str> =
+            KEYS.iter().map(|(key, _)| *key).chain(SHARED.iter().copied()).collect();
+        known.sort_unstable();
+        assert_eq!(keys, known);
+    }
+}

@@ -66,7 +66,7 @@ impl Checker<'_> {
 
     fn rule(&mut self, raw: raw::Rule, path: &Path) -> Option<Rule> {
         let methods = self.methods(raw.method, &path.key("method"));
-        let hosts = self.hosts(raw.host, &path.key("host"));
+        let hosts = self.rule_hosts(raw.host, &path.key("host"));
         let path_pattern = self.path_pattern((raw.path, raw.path_prefix), path);
         let headers = self.conditions(raw.header, &path.key("header"));
         let arguments = self.conditions(raw.query, &path.key("query"));
@@ -78,8 +78,8 @@ impl Checker<'_> {
             set: raw.set,
             reply: raw.reply,
         };
-        let target = self.target(targets, path);
-        let mut status = |slot, key: &str, range| self.status(slot, &path.key(key), range);
+        let target = self.rule_target(targets, path);
+        let mut status = |slot, key: &str, range| self.rule_status(slot, &path.key(key), range);
         let missing = status(raw.missing, "missing", limits::HTTP_STATUS_CALLER);
         let malformed = status(raw.malformed, "malformed", limits::HTTP_STATUS_CALLER);
         let not_found = status(raw.not_found, "not_found", limits::HTTP_STATUS_BACKEND);
@@ -104,7 +104,7 @@ impl Checker<'_> {
         })
     }
 
-    fn status(&mut self, slot: Slot<Count>, path: &Path, range: Range<Count>) -> Option<u16> {
+    fn rule_status(&mut self, slot: Slot<Count>, path: &Path, range: Range<Count>) -> Option<u16> {
         self.within(slot, path, range).and_then(|Count(status)| u16::try_from(status).ok())
     }
 
@@ -146,7 +146,11 @@ impl Checker<'_> {
         complete.then_some(entries)
     }
 
-    fn hosts(&mut self, slot: Slot<Vec<Slot<String>>>, path: &Path) -> Option<Vec<HostPattern>> {
+    fn rule_hosts(
+        &mut self,
+        slot: Slot<Vec<Slot<String>>>,
+        path: &Path,
+    ) -> Option<Vec<HostPattern>> {
         let list = self.listed(slot, path)?;
         let count = list.len();
         let mut hosts = Vec::new();
@@ -159,7 +163,8 @@ impl Checker<'_> {
             let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
             let address = bare.is_some_and(|bare| bare.parse::<std::net::Ipv6Addr>().is_ok());
             let named = crate::http::value::dns_name(name.as_bytes()).is_ok();
-            if !(named && !name.ends_with('.')) && (below || !address) {
+            let named = named && !name.ends_with('.');
+            if !named && (below || !address) {
                 let valid = "a name or address without port, or \"*.NAME\"";
                 let near = name.split_once(':').map(|(host, _)| format!("{host:?}"));
                 self.wrong(&path, Problem::new("not a host", valid).near(near));
@@ -226,7 +231,7 @@ impl Checker<'_> {
         complete.then_some(conditions)
     }
 
-    fn target(&mut self, raw: Targets, path: &Path) -> Option<Target> {
+    fn rule_target(&mut self, raw: Targets, path: &Path) -> Option<Target> {
         let written = [
             !matches!(raw.pool, Slot::Absent),
             !matches!(raw.lookup, Slot::Absent),
@@ -323,7 +328,7 @@ impl Checker<'_> {
                 self.missing(&status_path, "a status, 200 to 599");
                 None
             }
-            slot => self.status(slot, &status_path, limits::HTTP_STATUS_REPLY),
+            slot => self.rule_status(slot, &status_path, limits::HTTP_STATUS_REPLY),
         };
         let body_path = path.key("body");
         let body = match raw.body {

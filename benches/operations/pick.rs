@@ -4,7 +4,8 @@ use std::hint::black_box;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use corelane::balance::{Algorithm, Balance, Candidates, Entry, PickState};
-use criterion::{Criterion, criterion_group, criterion_main};
+
+use super::{Measure, Operation};
 
 const SEED: u64 = 20_250_601;
 
@@ -35,34 +36,36 @@ impl Candidates for Backends {
     }
 }
 
-fn hash(criterion: &mut Criterion) {
-    criterion.bench_function("crc32 of 15 digits", |bencher| {
-        bencher.iter(|| crc32fast::hash(black_box(b"868120212345678")));
+/// The hash of nginx's and HAProxy's tables alone.
+pub fn hash(by: &mut impl Measure) {
+    by.measure(&Operation::short("hash", "crc32 of 15 digits"), || {
+        || crc32fast::hash(black_box(b"868120212345678"))
     });
 }
 
-fn picks(criterion: &mut Criterion) {
+/// Every algorithm, when the table is there.
+pub fn picks(by: &mut impl Measure) {
     for count in [3, 3_000] {
-        let mut group = criterion.benchmark_group(format!("pick of {count}"));
-        let among = Backends::new(count);
-        let ids: Vec<String> =
-            (0..count).map(|i| format!("10.0.{}.{}:1", i / 256, i % 256)).collect();
-        let entry = |index: usize| Entry {
-            id: &ids[index],
-            weight: among.weight(index),
-            ready: among.usable(index),
-        };
-        let entries: Vec<Entry<'_>> = (0..count).map(entry).collect();
+        let group = format!("pick of {count}");
         for (name, algorithm) in Algorithm::NAMES {
-            let balance = Balance::prepare(*algorithm, &entries, true);
-            let mut state = PickState::new(count, SEED);
-            group.bench_function(*name, |bencher| {
-                bencher.iter(|| balance.pick(black_box(b"868120212345678"), &mut state, &among));
+            by.measure(&Operation::short(&group, name), || {
+                let among = Backends::new(count);
+                let balance = prepare(*algorithm, &among);
+                let mut state = PickState::new(count, SEED);
+                move || balance.pick(black_box(b"868120212345678"), &mut state, &among)
             });
         }
-        group.finish();
     }
 }
 
-criterion_group!(benches, hash, picks);
-criterion_main!(benches);
+fn prepare(algorithm: Algorithm, among: &Backends) -> Balance {
+    let id = |index: usize| format!("10.0.{}.{}:1", index / 256, index % 256);
+    let ids: Vec<String> = (0..among.count()).map(id).collect();
+    let entry = |index: usize| Entry {
+        id: &ids[index],
+        weight: among.weight(index),
+        ready: among.usable(index),
+    };
+    let entries: Vec<Entry<'_>> = (0..among.count()).map(entry).collect();
+    Balance::prepare(algorithm, &entries, true)
+}

@@ -7,7 +7,8 @@ use std::time::Duration;
 use corelane::balance::Algorithm;
 use corelane::config::{Address, Backend, BackendState, OnDown, OnRemove, Pool, SocketOptions};
 use corelane::table::{Layout, Table};
-use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+
+use super::{Measure, Operation};
 
 const BACKENDS: u16 = 3_000;
 const SHARDS: usize = 4;
@@ -40,55 +41,44 @@ fn pool(balance: Algorithm) -> Pool {
     }
 }
 
-fn build(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("build a table of 3,000 backends");
-    // Rings of half a million points take a while.
-    group.sample_size(20);
+/// The control plane's work at a start. Rings of half a million points take a while.
+pub fn build(by: &mut impl Measure) {
     for (name, algorithm) in Algorithm::NAMES {
-        let pools = Layout::of_pools(vec![pool(*algorithm)]);
-        group.bench_function(*name, |bencher| {
-            // Dropping it is not part of building it.
-            let build = || Table::first(black_box(&pools), SHARDS);
-            bencher.iter_batched(|| (), |()| build(), BatchSize::PerIteration);
+        by.measure(&Operation::long("build a table of 3,000 backends", name), || {
+            let pools = Layout::of_pools(vec![pool(*algorithm)]);
+            move || Table::first(black_box(&pools), SHARDS)
         });
     }
-    group.finish();
 }
 
 /// The control plane's work when a store says what it said before, and when a backend goes down.
-fn follow(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("the next table of 3,000 backends");
-    group.sample_size(20);
+pub fn follow(by: &mut impl Measure) {
+    let group = "the next table of 3,000 backends";
     for (name, algorithm) in Algorithm::NAMES.iter().filter(|(_, a)| a.is_keyed()) {
-        let pools = Layout::of_pools(vec![pool(*algorithm)]);
-        let mut down = pools.clone();
-        down.pools[0].backends[1_234].state = BackendState::Down;
-        let table = Table::first(&pools, SHARDS);
-        for (what, pools) in [("nothing changed", &pools), ("one down", &down)] {
-            group.bench_function(format!("{name}, {what}"), |bencher| {
-                let follow = || table.next(black_box(pools), SHARDS);
-                bencher.iter_batched(|| (), |()| follow(), BatchSize::PerIteration);
+        for (what, state) in
+            [("nothing changed", BackendState::Ready), ("one down", BackendState::Down)]
+        {
+            by.measure(&Operation::long(group, &format!("{name}, {what}")), || {
+                let mut pools = Layout::of_pools(vec![pool(*algorithm)]);
+                let table = Table::first(&pools, SHARDS);
+                pools.pools[0].backends[1_234].state = state;
+                move || table.next(black_box(&pools), SHARDS)
             });
         }
     }
-    group.finish();
 }
 
 /// Two versions that others hold too, as in a process with several shards: the swap frees nothing.
-fn swap(criterion: &mut Criterion) {
-    let pools = Layout::of_pools(vec![pool(Algorithm::Crc32Mod)]);
-    let versions = [1, 2].map(|_| Arc::new(Table::first(&pools, SHARDS)));
-    let mut current = Arc::clone(&versions[0]);
-    let mut turn = 0_usize;
-    criterion.bench_function("take a new table of 3,000 backends", |bencher| {
-        bencher.iter(|| {
+pub fn swap(by: &mut impl Measure) {
+    by.measure(&Operation::short("swap", "take a new table of 3,000 backends"), || {
+        let pools = Layout::of_pools(vec![pool(Algorithm::Crc32Mod)]);
+        let versions = [1, 2].map(|_| Arc::new(Table::first(&pools, SHARDS)));
+        let mut current = Arc::clone(&versions[0]);
+        let mut turn = 0_usize;
+        move || {
             turn += 1;
             let next = Arc::clone(&versions[turn % 2]);
             drop(std::mem::replace(&mut current, black_box(next)));
-        });
+        }
     });
-    assert_eq!(current.pools[0].backends.len(), usize::from(BACKENDS));
 }
-
-criterion_group!(benches, build, follow, swap);
-criterion_main!(benches);

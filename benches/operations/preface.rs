@@ -2,9 +2,10 @@
 
 use std::hint::black_box;
 
-use corelane::frame::{FrameRules, Layout};
+use corelane::frame::{FrameRules, Layout, Preface};
 use corelane::key::{KeyExpression, NumberFormat};
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+
+use super::{Measure, Operation};
 
 fn rules(key: &str, number_format: NumberFormat) -> FrameRules {
     let layout = Layout::compile(">ccHH", &["type", "version", "time", "length"]).unwrap();
@@ -28,22 +29,18 @@ fn frame(body: &str) -> Vec<u8> {
 const LOGIN: &str = r#"{"devid":"868120212345678","ver":"4.2.1","token":"f3a9c1d27b","net":4}"#;
 
 /// Finding a frame's bounds, without looking into its body.
-fn frames(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("frame");
-    let rules = rules("json:devid", NumberFormat::Raw);
+pub fn frames(by: &mut impl Measure) {
     let login = frame(LOGIN);
-    group.bench_function("bounds", |bencher| {
-        bencher.iter(|| rules.frame_at(black_box(&login), 0));
-    });
-    group.bench_function("incomplete header", |bencher| {
-        bencher.iter(|| rules.frame_at(black_box(&login[..5]), 0));
-    });
-    group.finish();
+    for (name, bytes) in [("bounds", &login[..]), ("incomplete header", &login[..5])] {
+        by.measure(&Operation::short("frame", name), || {
+            let rules = rules("json:devid", NumberFormat::Raw);
+            move || rules.frame_at(black_box(bytes), 0)
+        });
+    }
 }
 
 /// From the first byte to the key.
-fn keys(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("preface");
+pub fn keys(by: &mut impl Measure) {
     let numeric = r#"{"devid":868120212345678,"ver":"4.2.1","token":"f3a9c1d27b","net":4}"#;
     let escaped = r#"{"devid":"8681202\u0031\u0032345678","ver":"4.2.1","token":"f3a9","net":4}"#;
     let nested = r#"{"net":4,"device":{"ids":[{"imei":"868120212345678"}],"ver":"4.2.1"}}"#;
@@ -60,25 +57,22 @@ fn keys(criterion: &mut Criterion) {
         ("body bytes", "bytes:10..25", NumberFormat::Raw, LOGIN),
         ("header field", "field:time", NumberFormat::Raw, LOGIN),
     ] {
-        let rules = rules(key, format);
         let stream = frame(body);
-        assert!(matches!(rules.read(&stream), corelane::frame::Preface::Key(_)), "{name}");
-        group.throughput(Throughput::Bytes(stream.len() as u64));
-        group.bench_function(name, |bencher| bencher.iter(|| rules.read(black_box(&stream))));
+        assert!(matches!(rules(key, format).read(&stream), Preface::Key(_)), "{name}");
+        read(by, name, (key, format), &stream);
     }
-    let rules = rules("json:devid", NumberFormat::Raw);
+    let json = ("json:devid", NumberFormat::Raw);
     let fourth = [frame(""), frame(r#"{"ping":1}"#), frame(""), frame(LOGIN)].concat();
-    group.throughput(Throughput::Bytes(fourth.len() as u64));
-    group.bench_function("json in the fourth frame", |bencher| {
-        bencher.iter(|| rules.read(black_box(&fourth)));
-    });
-    let bomb = frame(&"[".repeat(65_000));
-    group.throughput(Throughput::Bytes(bomb.len() as u64));
-    group.bench_function("refusing 65,000 brackets", |bencher| {
-        bencher.iter(|| rules.read(black_box(&bomb)));
-    });
-    group.finish();
+    read(by, "json in the fourth frame", json, &fourth);
+    read(by, "refusing 65,000 brackets", json, &frame(&"[".repeat(65_000)));
 }
 
-criterion_group!(benches, frames, keys);
-criterion_main!(benches);
+fn read(by: &mut impl Measure, name: &str, (key, format): (&str, NumberFormat), stream: &[u8]) {
+    let operation = Operation::short("preface", name);
+    by.measure(&Operation { bytes: Some(stream.len()), ..operation }, || {
+        let rules = rules(key, format);
+        move || {
+            black_box(rules.read(black_box(stream)));
+        }
+    });
+}
