@@ -35,6 +35,8 @@ pub async fn connect(
     let cells = backend.shared.cells.of(shard.index);
     if let Some(socket) = shard.take_warm(pool, backend) {
         cells.warm_used.add(1);
+        // An earlier attempt may have left its own.
+        session.signal(Side::Backend).set(Signal::default());
         session.connect_time.set(Duration::ZERO);
         return Ok(socket);
     }

@@ -38,6 +38,9 @@
 //!  spliced   splice(2) through a borrowed pipe, nothing passes through this process (floods)
 //! ```
 //!
+//! With TLS (`tls/session.rs`) on either side a handshake precedes the preface or follows the
+//! connect (`session/secure.rs`), and `relay/secure.rs` copies.
+//!
 //! # Invariants
 //!
 //! - Nothing mutable is shared between shards on the message path: no lock, no atomic

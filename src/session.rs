@@ -26,6 +26,7 @@ use crate::shard::admission::{self, Turned};
 use crate::stream::Stream;
 use crate::sys::Socket;
 use crate::table::{Backend, Pool, Table};
+use crate::tls::Brought;
 
 /// Brings a session from its first byte to its backend. From there on its relay is turned by the
 /// shard (`Shard::turn`), and nothing of this is left.
@@ -303,13 +304,13 @@ async fn secure_backend(
     (pool, backend, socket): (&Pool, &Backend, Socket),
 ) -> Result<Stream, End> {
     let Some(tls) = &pool.settings.tls else { return Ok(Stream::Plain(socket)) };
-    let name = client.tls().and_then(|tls| tls.name());
+    let brought = Brought { sni: client.tls().and_then(|tls| tls.name()), host: None };
     let header = if pool.settings.proxy_out {
         proxy::build(proxied_addresses(session, client.socket()))
     } else {
         Vec::new()
     };
-    let target = secure::Target { tls, name, timeout: pool.settings.connect_timeout, header };
+    let target = secure::Target { tls, brought, timeout: pool.settings.connect_timeout, header };
     let secured = secure::connect(shard, session, socket, target).await;
     if let Err(end) = &secured {
         backend.shared.cells.of(shard.index).connect_failures[*end as usize].add(1);

@@ -8,6 +8,7 @@ mod hello;
 mod identity;
 mod server;
 mod session;
+mod step;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,7 +18,7 @@ use std::sync::{Arc, OnceLock};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tokio_rustls::rustls::{AlertDescription, Error};
 
-pub use self::client::{NameFrom, PoolSettings, PoolTls};
+pub use self::client::{Brought, NameFrom, PoolSettings, PoolTls};
 pub use self::hello::{HELLO_LEN_MAX, Hello, HelloReader};
 pub use self::identity::{Identity, IdentityError};
 pub use self::server::{

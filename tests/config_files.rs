@@ -174,10 +174,13 @@ fn file_keys(value: &toml::Value, path: &str, keys: &mut Vec<(String, toml::Valu
     }
 }
 
-/// The reference with its commented keys (`# key = value`) written out.
+/// The reference with its commented keys (`# key = value`) and tables (`# [table]`) written out.
 fn reference_keys() -> Vec<(String, toml::Value)> {
     let text = text("reference.toml");
     let uncomment = |line: &str| {
+        if line.starts_with("# [") {
+            return line.trim_start_matches("# ").to_string();
+        }
         let key = line.strip_prefix("# ").and_then(|rest| rest.split_once(" = "));
         match key {
             Some((key, _)) if key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_') => {

@@ -303,7 +303,7 @@ fn of_a_tcp_listener() {
     let config = everything();
     let listener = &config.listeners[1];
     let Protocol::Tcp { key } = &listener.protocol else { panic!("framed") };
-    assert_eq!(key, &Some(TcpKey::ClientIp));
+    assert_eq!(*key, Some(TcpKey::ClientIp));
     assert!(listener.proxy.is_none());
     assert_eq!(listener.socket, SocketOptions { user_timeout: seconds(30), keepalive: None });
 }

@@ -17,6 +17,9 @@ use corelane::metrics::{ListenerCells, Metrics, PerShard};
 use corelane::source::guard::State;
 use corelane::source::view::{Counts, SourceView};
 use corelane::table::{Layout, Table};
+use corelane::tls::{
+    ClientCertificates, Identity, ListenerSettings, ListenerTls, UnknownName, Version,
+};
 use tokio::sync::watch;
 
 const DOCS: &str = include_str!("../docs/observability.md");
@@ -150,8 +153,25 @@ fn listener(name: &str) -> config::Listener {
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
-        tls: None,
+        tls: Some(Arc::new(listener_tls())),
     }
+}
+
+fn listener_tls() -> ListenerTls {
+    let made =
+        rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).expect("a certificate");
+    let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    let identity = Identity::read(chain.as_bytes(), key.as_bytes()).expect("an identity");
+    let settings = ListenerSettings {
+        min_version: Version::Tls12,
+        alpn: Vec::new(),
+        handshake_timeout: Duration::from_secs(10),
+        max_handshakes: 1,
+        resumption: true,
+        unknown_name: UnknownName::Default,
+        clients: ClientCertificates::Off,
+    };
+    ListenerTls::new(settings, vec![identity], Vec::new()).expect("TLS")
 }
 
 fn source() -> SourceView {

@@ -22,6 +22,7 @@ use crate::config::{Address, Answer, AnswerFrame, Check, CheckKind, Pool};
 use crate::end::{End, Side};
 use crate::proxy;
 use crate::sys::Connecting;
+use crate::tls::Brought;
 
 /// Longest head of an HTTP answer, bytes.
 const HEAD_LEN_MAX: usize = 16 * 1024;
@@ -145,7 +146,7 @@ async fn secure_and_talk<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let Some(tls) = pool.tls.as_ref().filter(|_| check.port.is_none()) else {
         return talk(stream, check, address).await;
     };
-    let Some(name) = tls.name(None) else {
+    let Some(name) = tls.name(&Brought::default()) else {
         return Err(failure(Outcome::Ours, "TLS: no name to call the backend by"));
     };
     let connector = TlsConnector::from(tls.config.clone());

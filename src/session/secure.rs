@@ -11,7 +11,7 @@ use crate::shard::Shard;
 use crate::shard::wheel::ticks;
 use crate::stream::Stream;
 use crate::sys::{Interest, Socket};
-use crate::tls::{self, Failure, ListenerTls, PoolTls};
+use crate::tls::{self, Brought, Failure, ListenerTls, PoolTls};
 
 /// Does the handshake with the client. What was read before it belongs to it.
 ///
@@ -56,8 +56,8 @@ pub async fn accept<'a>(mut reader: Reader<'a>, tls: &ListenerTls) -> Result<Rea
 pub struct Target<'a> {
     /// Of its pool.
     pub tls: &'a PoolTls,
-    /// The name that the session brings.
-    pub name: Option<&'a str>,
+    /// The names that the session brings.
+    pub brought: Brought<'a>,
     /// For the handshake, on top of what connecting took.
     pub timeout: Duration,
     /// Sent in plain before it; may be empty.
@@ -74,8 +74,8 @@ pub async fn connect(
     socket: Socket,
     target: Target<'_>,
 ) -> Result<tls::Session, End> {
-    let Target { tls, name, timeout, header } = target;
-    let name = tls.name(name).ok_or(End::ConnectNameless)?;
+    let Target { tls, brought, timeout, header } = target;
+    let name = tls.name(&brought).ok_or(End::ConnectNameless)?;
     // A new socket has room for the some fifty bytes.
     match socket.send(&header) {
         Ok(sent) if sent == header.len() => {}

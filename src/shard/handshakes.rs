@@ -1,5 +1,5 @@
-//! TLS handshakes under way on a shard: each costs memory and, twice, a public-key operation. Past a
-//! listener's bound clients wait their turn, holding nothing but their connection.
+//! TLS handshakes under way on a shard: each costs memory and, twice, a public-key operation. Past
+//! a listener's bound clients wait their turn, holding nothing but their connection.
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashSet, VecDeque};

@@ -42,6 +42,15 @@ pub enum NameFrom {
     Host,
 }
 
+/// Names that a session brings.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Brought<'a> {
+    /// That its client asked our listener for.
+    pub sni: Option<&'a str>,
+    /// The host of its request, without a port.
+    pub host: Option<&'a str>,
+}
+
 /// What a pool with TLS has prepared. Two are equal if settings and files are.
 pub struct PoolTls {
     /// As written.
@@ -89,9 +98,13 @@ impl PoolTls {
         Ok(PoolTls { settings, identity, authorities, config: Arc::new(config) })
     }
 
-    /// The name to call a backend by, for a session that brings this one.
-    pub fn name(&self, brought: Option<&str>) -> Option<ServerName<'static>> {
-        let brought = self.settings.name_from.and(brought);
+    /// The name to call a backend by, for a session that brings these.
+    pub fn name(&self, brought: &Brought<'_>) -> Option<ServerName<'static>> {
+        let brought = match self.settings.name_from {
+            None => None,
+            Some(NameFrom::Sni) => brought.sni,
+            Some(NameFrom::Host) => brought.host,
+        };
         let brought = brought.and_then(|name| ServerName::try_from(name.to_owned()).ok());
         brought.or_else(|| self.settings.name.clone())
     }

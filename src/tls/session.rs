@@ -14,13 +14,11 @@ use socket2::SockRef;
 use tokio_rustls::rustls::client::UnbufferedClientConnection;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::server::UnbufferedServerConnection;
-use tokio_rustls::rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, ReadTraffic, UnbufferedStatus,
-};
 use tokio_rustls::rustls::{
     ClientConfig, CommonState, Error, HandshakeKind, ProtocolVersion, ServerConfig,
 };
 
+use super::step::{Held, Outputs, Step, Write};
 use super::{Asked, Failure, asked};
 use crate::sys::{Interest, Socket};
 
@@ -28,8 +26,6 @@ use crate::sys::{Interest, Socket};
 const RECORD_LEN_MAX: usize = 5 + 16_384 + 2_048;
 /// Most plaintext taken by one send, bytes: two records.
 const SEND_LEN_MAX: usize = 32_768;
-/// What encryption adds to a record, bytes, generously.
-const OVERHEAD_LEN_MAX: usize = 64;
 /// Most bytes that are looked at together. The longest handshake message, 64 KiB, fits in records.
 const WINDOW_LEN: usize = 5 * RECORD_LEN_MAX;
 
@@ -63,43 +59,6 @@ pub struct Session {
     /// Our close_notify is in `outgoing`, or sent.
     closed: bool,
     failed: Option<Failure>,
-}
-
-/// What came of looking at received bytes once.
-enum Step {
-    /// Something; look again.
-    More,
-    /// What was to be written is.
-    Written,
-    /// Nothing without more bytes.
-    Hungry,
-    /// The peer sends no more.
-    PeerClosed,
-    /// The connection is of no use any more.
-    Failed(Failure),
-}
-
-/// What is to be encrypted, as soon as the connection can.
-#[derive(Clone, Copy)]
-enum Write<'a> {
-    Nothing,
-    Data(&'a [u8]),
-    CloseNotify,
-}
-
-/// Where a step puts what it makes.
-struct Outputs<'a, 'b> {
-    /// Takes plaintext up to its spare capacity.
-    taker: Option<&'b mut Vec<u8>>,
-    plain: &'a mut Held,
-    outgoing: &'a mut Held,
-}
-
-/// Bytes that wait to be taken, from an index on.
-#[derive(Default)]
-struct Held {
-    bytes: Vec<u8>,
-    from: usize,
 }
 
 impl Session {
@@ -382,120 +341,6 @@ impl Session {
                 outputs.take(connection.process_tls_records(bytes), write)
             }
         }
-    }
-}
-
-impl Outputs<'_, '_> {
-    fn take<D>(self, status: UnbufferedStatus<'_, '_, D>, write: Write<'_>) -> (usize, Step) {
-        let discard = status.discard;
-        let state = match status.state {
-            Ok(state) => state,
-            Err(error) => return (discard, Step::Failed(error.into())),
-        };
-        let step = match state {
-            ConnectionState::ReadTraffic(mut traffic) => return self.read(discard, &mut traffic),
-            ConnectionState::EncodeTlsData(mut record) => {
-                let mut encode = |out: &mut [u8]| match record.encode(out) {
-                    Ok(len) => Ok(len),
-                    Err(EncodeError::InsufficientSize(size)) => Err(Some(size.required_size)),
-                    Err(EncodeError::AlreadyEncoded) => Err(None),
-                };
-                self.outgoing.append(0, &mut encode).map_or_else(Step::Failed, |()| Step::More)
-            }
-            ConnectionState::TransmitTlsData(transmit) => {
-                // In `outgoing`, which is sent before anything else.
-                transmit.done();
-                Step::More
-            }
-            ConnectionState::PeerClosed => Step::PeerClosed,
-            ConnectionState::WriteTraffic(mut traffic) => {
-                let sized = |result| match result {
-                    Ok(len) => Ok(len),
-                    Err(EncryptError::InsufficientSize(size)) => Err(Some(size.required_size)),
-                    Err(EncryptError::EncryptExhausted) => Err(None),
-                };
-                let result = match write {
-                    Write::Nothing => return (discard, Step::Hungry),
-                    Write::Data(bytes) => {
-                        let records = bytes.len() / 16_384 + 1;
-                        let len = bytes.len() + records * OVERHEAD_LEN_MAX;
-                        self.outgoing.append(len, &mut |out| sized(traffic.encrypt(bytes, out)))
-                    }
-                    Write::CloseNotify => self.outgoing.append(OVERHEAD_LEN_MAX, &mut |out| {
-                        sized(traffic.queue_close_notify(out))
-                    }),
-                };
-                result.map_or_else(Step::Failed, |()| Step::Written)
-            }
-            // No early data is accepted, and none asked for.
-            ConnectionState::BlockedHandshake
-            | ConnectionState::Closed
-            | ConnectionState::ReadEarlyData(_) => Step::Hungry,
-            _ => Step::Hungry,
-        };
-        (discard, step)
-    }
-
-    fn read<D>(self, mut discard: usize, traffic: &mut ReadTraffic<'_, '_, D>) -> (usize, Step) {
-        let mut taker = self.taker;
-        while let Some(record) = traffic.next_record() {
-            let record = match record {
-                Ok(record) => record,
-                Err(error) => return (discard, Step::Failed(error.into())),
-            };
-            discard += record.discard;
-            let room = taker.as_ref().map_or(0, |taker| taker.capacity() - taker.len());
-            let (now, later) = record.payload.split_at(room.min(record.payload.len()));
-            if let Some(taker) = &mut taker {
-                taker.extend_from_slice(now);
-            }
-            self.plain.bytes.extend_from_slice(later);
-        }
-        (discard, Step::More)
-    }
-}
-
-impl Held {
-    fn rest(&self) -> Option<&[u8]> {
-        self.bytes.get(self.from..).filter(|rest| !rest.is_empty())
-    }
-
-    /// The front of it is gone; with the last byte its memory.
-    fn advance(&mut self, n: usize) {
-        self.from += n;
-        if self.from >= self.bytes.len() {
-            *self = Held::default();
-        }
-    }
-
-    /// Gives what fits into the spare capacity of `buf`.
-    fn give(&mut self, buf: &mut Vec<u8>) {
-        let Some(rest) = self.rest() else { return };
-        let n = rest.len().min(buf.capacity() - buf.len());
-        buf.extend_from_slice(&rest[..n]);
-        self.advance(n);
-    }
-
-    /// Appends what `write` puts into room of `len` bytes, or of the length that it asks for.
-    fn append(
-        &mut self,
-        mut len: usize,
-        write: &mut dyn FnMut(&mut [u8]) -> Result<usize, Option<usize>>,
-    ) -> Result<(), Failure> {
-        let before = self.bytes.len();
-        for _ in 0..2 {
-            self.bytes.resize(before + len, 0);
-            match write(&mut self.bytes[before..]) {
-                Ok(written) => {
-                    self.bytes.truncate(before + written);
-                    return Ok(());
-                }
-                Err(Some(needed)) => len = needed,
-                Err(None) => break,
-            }
-        }
-        self.bytes.truncate(before);
-        Err(Error::EncryptError.into())
     }
 }
 

@@ -103,19 +103,14 @@ impl Checker<'_> {
             queue: raw.admission_queue,
             queue_timeout: raw.admission_timeout,
         };
-        let checks = self.pending_checks.last();
-        let checked = checks.is_some_and(|(_, slot)| !matches!(slot, Slot::Absent));
-        let tls = self.pool_tls(raw.tls, &path.key("tls"), checked);
+        let tls = self.pool_tls(raw.tls, &path.key("tls"));
         let own = std::mem::take(&mut self.own_limits);
         let health = self.health(health, path).map(|health| {
             let overrides = overrides(own, health.limits);
             Health { overrides, ..health }
         });
-        if let (Some(sources), Some(backends)) = (&sources, &backends) {
-            self.families(sources, backends, &path.key("source_addresses"));
-        }
-        if let (Some(balance), Some(backends)) = (balance, &backends) {
-            self.weights(balance, backends, &path.key("backends"));
+        if let Some(backends) = &backends {
+            self.suited(backends, (sources.as_deref(), balance), path);
         }
         Some(Pool {
             name: name.to_string(),
@@ -222,6 +217,21 @@ impl Checker<'_> {
             }
         }
         complete.then_some(sources)
+    }
+
+    /// What source addresses and the algorithm make of the backends.
+    fn suited(
+        &mut self,
+        backends: &[Backend],
+        (sources, balance): (Option<&[IpAddr]>, Option<Algorithm>),
+        path: &Path,
+    ) {
+        if let Some(sources) = sources {
+            self.families(sources, backends, &path.key("source_addresses"));
+        }
+        if let Some(balance) = balance {
+            self.weights(balance, backends, &path.key("backends"));
+        }
     }
 
     /// A backend that no source address can reach would fail at its first session.

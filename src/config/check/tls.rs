@@ -203,16 +203,17 @@ impl Checker<'_> {
         complete.then_some(protocols)
     }
 
-    /// `Some(None)` for a pool without TLS. `checked`: its backends are asked how they are.
+    /// `Some(None)` for a pool without TLS, the one whose `health` was read last.
     pub(super) fn pool_tls(
         &mut self,
         slot: Slot<raw::PoolTls>,
         path: &Path,
-        checked: bool,
     ) -> Option<Option<Arc<PoolTls>>> {
         if matches!(slot, Slot::Absent) {
             return Some(None);
         }
+        let checks = self.pending_checks.last();
+        let checked = checks.is_some_and(|(_, slot)| !matches!(slot, Slot::Absent));
         let raw = self.take(slot, path)?;
         let named = !matches!(raw.server_name, Slot::Absent);
         let name = self.server_name(raw.server_name, &path.key("server_name"));
