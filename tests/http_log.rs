@@ -1,5 +1,5 @@
-//! Access logs of a running gateway: a line per request, to a file or one for each backend, reopened
-//! on USR1; what a caller sends makes neither lines nor files.
+//! Access logs of a running gateway: a line per request, to a file or one for each backend,
+//! reopened on USR1; what a caller sends makes neither lines nor files.
 
 mod gateway;
 mod web;
