@@ -4,15 +4,20 @@
 //! Both functions call the code that a shard calls. What a shard learns while it runs (backends
 //! that failed a moment ago, sessions of others) is not known here.
 
+mod http;
 mod lookup;
 
 use std::fmt::{self, Write as _};
 use std::io;
 
+pub use self::http::explain_http;
 use crate::balance::{Algorithm, Balance, Candidates, PickState};
-use crate::config::{BackendState, Config, FrameListener, Listener, MissingKey, Pool, Protocol};
+use crate::config::{
+    BackendState, Config, FrameListener, Listener, Lookup, MissingKey, Pool, Protocol,
+};
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
+use crate::http::rule;
 use crate::http::template::Gap;
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
@@ -25,12 +30,17 @@ pub enum ExplainError {
     ListenerUnknown(usize),
     /// The listener of this name reads no frames.
     NotFramed(String),
+    /// The listener of this name does not speak HTTP.
+    NotHttp(String),
 }
 
 impl fmt::Display for ExplainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ExplainError::ListenerUnknown(index) => write!(f, "there is no listener {index}"),
+            ExplainError::NotHttp(name) => {
+                write!(f, "listener \"{name}\" does not speak HTTP: its protocol is not \"http\"")
+            }
             ExplainError::NotFramed(name) => write!(
                 f,
                 "listener \"{name}\" reads no frames; explain needs one with protocol = \"frame\""
@@ -153,8 +163,17 @@ fn target_of(listener: &Listener, key: &[u8]) -> Option<Target> {
             MissingKey::Pool(index) => Some(Target::Pool(index)),
         },
         Protocol::Frame(_) => target(listener),
-        // Rules choose, and they ask more than a key.
-        Protocol::Http(_) => None,
+        // Rules choose, and they ask more than a key: only where one pool has keys it is clear.
+        Protocol::Http(http) => {
+            let mut keyed = http.rules.iter().filter_map(|rule| match &rule.target {
+                rule::Target::Pool { pool, key: Some(_) } => Some(*pool),
+                rule::Target::Pool { .. }
+                | rule::Target::Lookup { .. }
+                | rule::Target::Reply(_) => None,
+            });
+            let first = keyed.next().filter(|_| key.len() <= KEY_LEN_MAX)?;
+            keyed.all(|pool| pool == first).then_some(Target::Pool(first))
+        }
     }
 }
 
@@ -331,8 +350,10 @@ impl Page<'_> {
                 writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
                 match self.target {
-                    Target::Pool(pool) => self.write_placement(f, pool, &key),
-                    Target::Lookup(lookup) => self.write_question(f, lookup, &key),
+                    Target::Pool(pool) => write_placement(f, self.config.pools.get(pool), &key),
+                    Target::Lookup(lookup) => {
+                        write_question(f, self.config.lookups.get(lookup), &key)
+                    }
                 }
             }
             Preface::KeyMissing => {
@@ -343,7 +364,7 @@ impl Page<'_> {
                     }
                     MissingKey::Pool(pool) => {
                         writeln!(f, "key      none; missing_key names a pool, with the empty key")?;
-                        self.write_placement(f, pool, b"")
+                        write_placement(f, self.config.pools.get(pool), b"")
                     }
                 }
             }
@@ -353,66 +374,62 @@ impl Page<'_> {
             Preface::NeedMore(total) => self.write_incomplete(f, total),
         }
     }
+}
 
-    fn write_question(&self, f: &mut fmt::Formatter<'_>, lookup: usize, key: &[u8]) -> fmt::Result {
-        let Some(lookup) = self.config.lookups.get(lookup) else { return Ok(()) };
-        writeln!(f, "\nlookup   {}", lookup.name)?;
-        match lookup::question(lookup, key) {
-            Ok(question) => writeln!(f, "asks     {question}"),
-            Err(unfilled) => {
-                let why = match unfilled.gap {
-                    Gap::Missing => "missing",
-                    Gap::Malformed(unfit) => unfit.label(),
-                };
-                let end = End::LookupNameInvalid.label();
-                writeln!(f, "outcome  closed: {end}: the key cannot be part of the name ({why})")
-            }
+/// What a lookup is asked about a key.
+fn write_question(f: &mut fmt::Formatter<'_>, lookup: Option<&Lookup>, key: &[u8]) -> fmt::Result {
+    let Some(lookup) = lookup else { return Ok(()) };
+    writeln!(f, "\nlookup   {}", lookup.name)?;
+    match lookup::question(lookup, key) {
+        Ok(question) => writeln!(f, "asks     {question}"),
+        Err(unfilled) => {
+            let why = match unfilled.gap {
+                Gap::Missing => "missing",
+                Gap::Malformed(unfit) => unfit.label(),
+            };
+            let end = End::LookupNameInvalid.label();
+            writeln!(f, "outcome  closed: {end}: the key cannot be part of the name ({why})")
         }
     }
+}
 
-    fn write_placement(&self, f: &mut fmt::Formatter<'_>, pool: usize, key: &[u8]) -> fmt::Result {
-        let Some(pool) = self.config.pools.get(pool) else { return Ok(()) };
-        let count = pool.backends.len();
-        writeln!(
+/// Where a key goes in a pool, and why.
+fn write_placement(f: &mut fmt::Formatter<'_>, pool: Option<&Pool>, key: &[u8]) -> fmt::Result {
+    let Some(pool) = pool else { return Ok(()) };
+    let count = pool.backends.len();
+    writeln!(f, "\npool     {} ({}, {})", pool.name, pool.balance.name(), Count(count, "backend"))?;
+    let mut trial = Trial::new(pool);
+    if !pool.balance.is_keyed() {
+        return writeln!(
             f,
-            "\npool     {} ({}, {})",
-            pool.name,
-            pool.balance.name(),
-            Count(count, "backend")
-        )?;
-        let mut trial = Trial::new(pool);
-        if !pool.balance.is_keyed() {
-            return writeln!(
-                f,
-                "backend  depends on the sessions before: {} does not look at the key",
-                pool.balance.name()
-            );
+            "backend  depends on the sessions before: {} does not look at the key",
+            pool.balance.name()
+        );
+    }
+    let home = trial.balance.home(key);
+    if let (Some(home), Some(trace)) = (home, trial.balance.trace(key)) {
+        writeln!(f, "{:8} {trace}", trace.function)?;
+        let address = &pool.backends[home].address;
+        match (pool.balance, trace.place) {
+            (Algorithm::Crc32Mod, _) => {
+                writeln!(f, "home     {} % {count} = {home}: {address}", trace.hash)?;
+            }
+            (_, Some((place, of))) => writeln!(f, "home     {place} of {of}: {address}")?,
+            (_, None) => writeln!(f, "home     {address}")?,
         }
-        let home = trial.balance.home(key);
-        if let (Some(home), Some(trace)) = (home, trial.balance.trace(key)) {
-            writeln!(f, "{:8} {trace}", trace.function)?;
-            let address = &pool.backends[home].address;
-            match (pool.balance, trace.place) {
-                (Algorithm::Crc32Mod, _) => {
-                    writeln!(f, "home     {} % {count} = {home}: {address}", trace.hash)?;
+    }
+    match trial.place(key) {
+        Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
+        Ok(index) => {
+            let why = match home {
+                None => ": the empty key belongs to nobody, and takes its turn",
+                Some(home) if home == index => "",
+                Some(home) if pool.backends[home].state == BackendState::Ready => {
+                    ": another backend is marked down, and on_down = \"next\""
                 }
-                (_, Some((place, of))) => writeln!(f, "home     {place} of {of}: {address}")?,
-                (_, None) => writeln!(f, "home     {address}")?,
-            }
-        }
-        match trial.place(key) {
-            Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
-            Ok(index) => {
-                let why = match home {
-                    None => ": the empty key belongs to nobody, and takes its turn",
-                    Some(home) if home == index => "",
-                    Some(home) if pool.backends[home].state == BackendState::Ready => {
-                        ": another backend is marked down, and on_down = \"next\""
-                    }
-                    Some(_) => ": the home is marked down, and on_down = \"next\"",
-                };
-                writeln!(f, "backend  {}{why}", pool.backends[index].address)
-            }
+                Some(_) => ": the home is marked down, and on_down = \"next\"",
+            };
+            writeln!(f, "backend  {}{why}", pool.backends[index].address)
         }
     }
 }

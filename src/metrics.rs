@@ -14,8 +14,8 @@ pub mod tls;
 
 pub use health::{HealthCells, Waits};
 pub use http::{HttpCells, Requests, RuleCells};
-pub use tls::TlsCells;
 pub use lookup::{AskedCells, Looked, LookupCells};
+pub use tls::TlsCells;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};

@@ -9,6 +9,7 @@ mod buffers;
 mod choose;
 pub mod closing;
 mod handshakes;
+mod http;
 pub mod interrupt;
 mod loads;
 pub mod lookups;
@@ -48,7 +49,7 @@ use crate::backend::warm::{Round, WarmTable};
 use crate::config::Config;
 use crate::end::End;
 use crate::listen::{Bound, Listeners};
-use crate::log::{AccessLogSender, AccessRecord, SessionLogSender};
+use crate::log::{AccessLogSender, SessionLogSender};
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::PoolMemory;
 use crate::relay::{COOL_AFTER, Pipes, Relay};
@@ -401,12 +402,7 @@ impl Shard {
         for listening in self.listening.borrow().iter() {
             listening.closing.set(());
         }
-        self.kept.clear(self.cells());
-        let sessions: Vec<_> = self.sessions.borrow().iter().map(|(_, s)| s.clone()).collect();
-        for session in sessions.iter().filter(|session| session.stage.get() == Stage::Idle) {
-            // Between two requests there is nothing to wait for.
-            session.interrupt.set(End::HttpClosed);
-        }
+        self.drain_http();
         self.stop_accepting_if_closed();
     }
 
@@ -478,23 +474,6 @@ impl Shard {
     /// Sockets to be used again.
     pub fn spares(&self) -> &Spares {
         &self.spares
-    }
-
-    /// Idle connections to backends of HTTP listeners.
-    pub fn kept(&self) -> &KeptTable {
-        &self.kept
-    }
-
-    /// Buffers for HTTP messages.
-    pub fn buffers(&self) -> &Buffers {
-        &self.buffers
-    }
-
-    /// Leaves a line for the access log.
-    pub fn log_access(&self, record: Box<AccessRecord>) {
-        if !self.access.push(record) {
-            self.cells().access_dropped.add(1);
-        }
     }
 
     /// Pipes for floods.

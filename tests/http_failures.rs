@@ -173,6 +173,7 @@ fn an_answer_that_is_none_is_a_502() {
         let what = String::from_utf8_lossy(bytes);
         assert_eq!(wire.ask(GET).status(), 502, "{what}");
         assert!(wire.rest().1);
+        drop(wire);
         assert_eq!(web.connections(), 1, "said once, not asked again: {what}");
         gateway.assert_end("http_response_invalid");
     }

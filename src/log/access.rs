@@ -1,7 +1,7 @@
 //! Access logs: a record per request, and the thread that makes lines of them.
 //!
-//! Lines of all listeners go through one thread, each to the target of its own log. Files are opened
-//! when a line is for them, and the least recently used is closed when there are too many: names of
+//! Lines of all listeners go through one thread, each to the target of its own log. Files are
+//! opened when a line is for them, and the least recently used is closed when there are too many: names of
 //! backends are in their names, and of those there may be any number.
 
 use std::io;
@@ -233,7 +233,8 @@ impl Thread {
             Err(error) => {
                 self.cells.lost.fetch_add(1, Relaxed);
                 if self.cells.write_errors.fetch_add(1, Relaxed) == 0 {
-                    tracing::warn!(log = "access-log", %error, "log cannot be written, lines are lost");
+                    let log = "access-log";
+                    tracing::warn!(log, %error, "log cannot be written, lines are lost");
                 }
             }
         }

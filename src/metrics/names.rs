@@ -105,7 +105,7 @@ families! {
         "Until when a certificate is good, in seconds since 1970, by its first name.";
 
     HTTP_REQUESTS = Counter "corelane_http_requests_total" ["listener", "rule", "class"]
-        "Requests by rule and class of the status (2xx); none: not answered. Rule -: no rule has it.";
+        "Requests by rule and class of the status (2xx); none: not answered. Rule -: none has it.";
     HTTP_REFUSALS = Counter "corelane_http_refusals_total" ["listener", "reason"]
         "Requests refused for what they are; only reasons that have occurred are present.";
     HTTP_FAILURES = Counter "corelane_http_failures_total" ["listener", "reason"]

@@ -3,8 +3,8 @@
 
 mod health;
 mod http;
-mod tls;
 mod lookups;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
