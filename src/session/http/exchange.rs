@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::super::{Stage, store_key};
+use super::super::{Asked, Stage, store_key};
 use super::place::{Link, Seat, Upgraded, note_placed, with_room};
 use super::record::{BODY_TOO_LARGE, Fault, Record};
 use super::transfer::{Done, Transfer};
@@ -358,7 +358,8 @@ impl Connection<'_> {
             return;
         }
         let signal = self.session.signal(Side::Backend).get();
-        let named = (signal.polled && signal.input).then(|| token(self.session, Side::Backend));
+        let named = (signal.polled && signal.asked != Asked::Nothing)
+            .then(|| token(self.session, Side::Backend));
         let until = self.shard.now().saturating_add(ticks(settings.idle_timeout));
         let kept = Kept { stream: link.stream, requests, token: named, until };
         let limits = (settings.idle as usize, self.shard.cells());
