@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use self::preface::First;
-pub use self::state::{Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
+pub use self::state::{Asked, Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::super::{Stage, store_key};
+use super::super::{Asked, Stage, store_key};
 use super::looked_up::to_lookup;
 use super::place::{Choices, Link, Seat, Upgraded, note_placed, with_room};
 use super::record::{BODY_TOO_LARGE, Fault, Record};
@@ -214,13 +214,13 @@ async fn to_pool(
 }
 
 /// What a request came to: where its answer is, or why there is none.
-pub(super) type Asked = Result<(Done, Link, Seat, Arc<Pool>), Missed>;
+pub(super) type Attempted = Result<(Done, Link, Seat, Arc<Pool>), Missed>;
 
 /// Ends a request that was for a backend.
 pub(super) async fn conclude(
     connection: &mut Connection<'_>,
     asking: &Asking<'_>,
-    (transfer, result): (Transfer<'_>, Asked),
+    (transfer, result): (Transfer<'_>, Attempted),
     record: &mut Record,
 ) -> Result<Next, End> {
     if asking.request.head.upgrades {
@@ -374,7 +374,8 @@ impl Connection<'_> {
             return;
         }
         let signal = self.session.signal(Side::Backend).get();
-        let named = (signal.polled && signal.input).then(|| token(self.session, Side::Backend));
+        let named = (signal.polled && signal.asked != Asked::Nothing)
+            .then(|| token(self.session, Side::Backend));
         let until = self.shard.now().saturating_add(ticks(settings.idle_timeout));
         let kept = Kept { stream: link.stream, requests, token: named, until };
         let limits = (settings.idle as usize, self.shard.cells());

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::{Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
+use super::super::{Asked, Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
 use super::Connection;
 use crate::backend;
 use crate::end::{End, Placement, Side};
@@ -264,7 +264,8 @@ fn kept_link(shard: &Shard, session: &Session, backend: &Backend) -> Option<Link
     let named = kept.token == Some(own);
     // Nothing had come when it was taken: what comes is reported.
     let polled = kept.token.is_some();
-    let signal = Signal { polled, input: named, ..Signal::default() };
+    let asked = if named { Asked::Input } else { Asked::Nothing };
+    let signal = Signal { polled, asked, ..Signal::default() };
     session.signal(Side::Backend).set(signal);
     let readable = kept.stream.tls().is_some();
     Some(Link { stream: kept.stream, requests: kept.requests, header: Vec::new(), readable })
