@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod edits;
+pub mod lookups;
 pub mod reload;
 pub mod sources;
 
@@ -18,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::commands::Command;
 use self::edits::Edits;
+use self::lookups::Lookups;
 use self::sources::Sources;
 use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
@@ -26,7 +28,7 @@ use crate::edits::state::State;
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
-use crate::log::{LogLevel, Logs, SessionLogWriter};
+use crate::log::{AccessLogWriter, LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
@@ -49,7 +51,9 @@ pub struct Control {
     pub tables: watch::Sender<Arc<Table>>,
     /// Where backends come from.
     pub sources: Sources,
-    /// The same, for the pages.
+    /// Who answers shards' questions.
+    pub lookups: Lookups,
+    /// Of sources, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
     /// The configuration in force, for the pages.
     pub configs: watch::Sender<Arc<Config>>,
@@ -67,6 +71,8 @@ pub struct Control {
     pub phase: Arc<Phase>,
     /// Reopened on USR1.
     pub session_log: SessionLogWriter,
+    /// The thread behind the access logs.
+    pub access_log: AccessLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
 }
@@ -215,7 +221,10 @@ impl Control {
                         return Ok(Ended::AtOnce);
                     }
                 },
-                Event::Reopen => self.session_log.reopen(),
+                Event::Reopen => {
+                    self.session_log.reopen();
+                    self.access_log.reopen();
+                }
                 Event::Reload => self.reload_on_signal().await,
                 Event::Command(command) => self.obey(command).await,
                 Event::Edited => self.edit_next(),
@@ -255,7 +264,11 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
+        let (generation, lookups) = {
+            let table = self.tables.borrow();
+            (table.generation, table.lookups.clone())
+        };
+        Layout { lookups, ..layout(config, generation, &self.sources, self.edits.state()) }
     }
 
     fn show_sources(&self) {
@@ -310,7 +323,7 @@ impl Control {
 }
 
 /// What a table is made of: the configuration, with the backends that its sources have now, and
-/// with what operators have changed of that.
+/// with what operators have changed of that; without lookups.
 pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
     let pool = |pool: &config::Pool| config::Pool {
         backends: sources.backends(pool, edits),
@@ -320,6 +333,7 @@ pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State
         generation,
         listeners: config.listeners.clone(),
         pools: config.pools.iter().map(pool).collect(),
+        lookups: Vec::new(),
         connections_max: config.runtime.max_connections,
     }
 }

@@ -131,6 +131,31 @@ reasons! {
         /// No certificate for the name that the client asks for, and `unknown_name = "reject"`.
         TlsName => "tls_name", Client;
 
+        /// HTTP: the connection was closed behind a response, as one side or a limit wanted.
+        HttpClosed => "http_closed", Us;
+        /// HTTP: no request for as long as `idle_timeout`.
+        HttpIdle => "http_idle", Us;
+        /// HTTP: an incomplete head at its deadline.
+        HttpHeadTimeout => "http_head_timeout", Client;
+        /// HTTP: nothing more of a request's body for as long as `body_timeout`.
+        HttpBodyTimeout => "http_body_timeout", Client;
+        /// HTTP: the client took nothing of a response for as long as `send_timeout`.
+        HttpSendTimeout => "http_send_timeout", Client;
+        /// HTTP: the client closed within a request.
+        HttpTruncated => "http_truncated", Client;
+        /// HTTP: a request that is not served.
+        HttpRefused => "http_refused", Client;
+        /// HTTP: the backend took nothing of a request for as long as its `send_timeout`.
+        HttpBackendSendTimeout => "http_backend_send_timeout", Backend;
+        /// HTTP: the backend said nothing for as long as its `read_timeout`.
+        HttpReadTimeout => "http_read_timeout", Backend;
+        /// HTTP: the backend closed before it answered.
+        HttpUnanswered => "http_unanswered", Backend;
+        /// HTTP: the backend's answer is none.
+        HttpResponseInvalid => "http_response_invalid", Backend;
+        /// HTTP: the backend's answer broke off.
+        HttpResponseTruncated => "http_response_truncated", Backend;
+
         /// The pool has no backends.
         PoolEmpty => "pool_empty", Us;
         /// A reload took the listener's pool away before the session was placed.
@@ -167,6 +192,19 @@ reasons! {
         ConnectNameless => "connect_nameless", Client;
         /// Any other failure to connect.
         ConnectFailed => "connect_failed", Backend;
+
+        /// The key cannot be part of the name that the lookup asks for.
+        LookupNameInvalid => "lookup_name_invalid", Client;
+        /// The lookup's store says that there is nothing.
+        LookupNothing => "lookup_nothing", Backend;
+        /// The lookup's store says what is no address, or one outside `allow` and `allow_ports`.
+        LookupRefused => "lookup_refused", Backend;
+        /// The lookup's store did not answer, or not with an answer.
+        LookupFailed => "lookup_failed", Backend;
+        /// The lookup's store did not answer in time.
+        LookupTimeout => "lookup_timeout", Backend;
+        /// Too many sessions or questions wait for the lookup's store.
+        LookupBusy => "lookup_busy", Us;
     }
 }
 
@@ -185,6 +223,10 @@ impl End {
                 | End::ConnectTls
                 | End::ConnectCertificate
                 | End::ConnectFailed
+                // Of requests that may be sent twice.
+                | End::HttpUnanswered
+                | End::HttpReadTimeout
+                | End::HttpBackendSendTimeout
         )
     }
 
@@ -223,6 +265,11 @@ impl End {
     /// Whether the client's TLS handshake failed.
     pub fn is_handshake(self) -> bool {
         (End::TlsTimeout as u8..=End::TlsName as u8).contains(&(self as u8))
+    }
+
+    /// Whether a lookup found no backend for a session.
+    pub fn is_lookup(self) -> bool {
+        self as u8 >= End::LookupNameInvalid as u8 && self as u8 <= End::LookupBusy as u8
     }
 
     /// Whether no backend could be had for a session that knew its pool.
@@ -281,5 +328,16 @@ reasons! {
         PassedOver => "passed_over", Us;
         /// No key; `missing_key` names this pool.
         KeyMissing => "key_missing", Us;
+        /// The address that a lookup gave.
+        Lookup => "lookup", Us;
+        /// The address that a lookup gave before; it is over, and its store gives no other.
+        LookupStale => "lookup_stale", Us;
+    }
+}
+
+impl Placement {
+    /// Whether a lookup gave the address; pools place nobody so.
+    pub fn is_lookup(self) -> bool {
+        matches!(self, Placement::Lookup | Placement::LookupStale)
     }
 }

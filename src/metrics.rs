@@ -5,14 +5,19 @@
 //! not to a table version.
 
 mod health;
+pub mod http;
+mod lookup;
 pub mod names;
 pub mod page;
 mod process;
 pub mod tls;
 
 pub use health::{HealthCells, Waits};
+pub use http::{HttpCells, Requests, RuleCells};
+pub use lookup::{AskedCells, Looked, LookupCells};
 pub use tls::TlsCells;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -25,6 +30,11 @@ use crate::end::{AcceptError, End, Placement, Rejection};
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Zero.
+    pub const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
     /// Adds `n`; only the owning shard may call this.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -119,6 +129,8 @@ pub struct ListenerCells {
     pub lives: Lives,
     /// TLS handshakes that were completed; those that were not are ends.
     pub tls: TlsCells,
+    /// Of requests; nothing on listeners that do not speak HTTP.
+    pub http: HttpCells,
 }
 
 impl Default for ListenerCells {
@@ -133,6 +145,7 @@ impl Default for ListenerCells {
             preface: Durations::default(),
             placing: Durations::default(),
             lives: Lives::default(),
+            http: HttpCells::default(),
             tls: TlsCells::default(),
         }
     }
@@ -226,13 +239,27 @@ pub struct ShardCells {
     pub relay_pipes_exhausted: Counter,
     /// Times an armed receive found all buffers in use.
     pub relay_buffers_exhausted: Counter,
+    /// Idle connections to backends of HTTP listeners.
+    pub kept_idle: Counter,
+    /// Requests that found one.
+    pub kept_reused: Counter,
+    /// Idle connections found closed when one was needed.
+    pub kept_stale: Counter,
+    /// Lines of access logs dropped because the writer was behind.
+    pub access_dropped: Counter,
     /// Invariants found broken in release builds ("cannot happen").
     pub bugs: Counter,
 }
 
-/// One cell per shard.
+/// One cell per shard; a clone is the same cells.
 #[derive(Debug)]
-pub struct PerShard<T>(Box<[CachePadded<T>]>);
+pub struct PerShard<T>(Arc<[CachePadded<T>]>);
+
+impl<T> Clone for PerShard<T> {
+    fn clone(&self) -> PerShard<T> {
+        PerShard(self.0.clone())
+    }
+}
 
 impl<T: Default> PerShard<T> {
     /// Cells for this many shards.

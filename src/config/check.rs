@@ -5,6 +5,7 @@
 
 mod frame;
 mod health;
+mod http;
 mod listener;
 mod pool;
 mod probe;
@@ -22,6 +23,7 @@ use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
 use super::shown::shown;
+use super::value::{OneOf, ProtocolName};
 use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
@@ -46,6 +48,8 @@ pub struct Checker<'a> {
     pending_checks: Vec<probe::Pending>,
     /// What backends of the pool at hand bear by their own tables.
     own_limits: Vec<(Address, Limits)>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -89,6 +93,18 @@ pub fn check(
         warnings: checker.warnings,
         config: config.filter(|_| faultless),
     }
+}
+
+/// Whether a listener can do without pools, as far as can be said before listeners are checked.
+fn needs_no_pool(listeners: &Slot<Vec<Slot<raw::Listener>>>) -> bool {
+    let Slot::Present(listeners) = listeners else { return false };
+    listeners.iter().any(|listener| match listener {
+        Slot::Present(listener) => {
+            matches!(listener.protocol, Slot::Present(OneOf(ProtocolName::Http)))
+                || !matches!(listener.lookup, Slot::Absent)
+        }
+        Slot::Absent | Slot::Wrong(_) => false,
+    })
 }
 
 /// Checks a file of backends.
@@ -145,6 +161,7 @@ impl<'a> Checker<'a> {
             headers: Vec::new(),
             pending_checks: Vec::new(),
             own_limits: Vec::new(),
+            declared_lookups: None,
         };
         for early in early {
             match early {
@@ -166,15 +183,23 @@ impl<'a> Checker<'a> {
 impl Checker<'_> {
     fn file(&mut self, raw: raw::File) -> Option<Config> {
         let root = Path::default();
-        let pools = self.pools(raw.pool, &root.key("pool"));
+        let pools = match raw.pool {
+            // Requests may go to lookups, or be answered here.
+            Slot::Absent if needs_no_pool(&raw.listener) => self.no_pools(),
+            pools => self.pools(pools, &root.key("pool")),
+        };
+        let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
         let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();
         self.pools_unused();
-        let sockets = match (&pools, &listeners) {
-            (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
+        self.lookups_unused();
+        let sockets = match (&pools, &listeners, &lookups) {
+            (Some(pools), Some(listeners), Some(lookups)) => {
+                Some(relations::sockets(pools, listeners, lookups))
+            }
             _ => None,
         };
         let runtime = self.runtime(raw.runtime, &root.key("runtime"), sockets);
@@ -185,6 +210,7 @@ impl Checker<'_> {
             listeners: listeners?,
             pools: pools?,
             shown: shown(self.document.tree.get_ref()),
+            lookups: lookups?,
         })
     }
 

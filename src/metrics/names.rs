@@ -104,12 +104,55 @@ families! {
         ["listener", "name"]
         "Until when a certificate is good, in seconds since 1970, by its first name.";
 
+    HTTP_REQUESTS = Counter "corelane_http_requests_total" ["listener", "rule", "class"]
+        "Requests by rule and class of the status (2xx); none: not answered. Rule -: none has it.";
+    HTTP_REFUSALS = Counter "corelane_http_refusals_total" ["listener", "reason"]
+        "Requests refused for what they are; only reasons that have occurred are present.";
+    HTTP_FAILURES = Counter "corelane_http_failures_total" ["listener", "reason"]
+        "Requests that a side failed or left; only reasons that have occurred are present.";
+    HTTP_UPGRADES = Counter "corelane_http_upgrades_total" ["listener", "result"]
+        "Requests for WebSocket: upgraded, or answered otherwise (refused).";
+    HTTP_DURATION = Histogram "corelane_http_request_seconds" ["listener"]
+        "Times from a request's first byte to the last byte of its response, or to its upgrade.";
+
     POOL_BACKENDS = Gauge "corelane_pool_backends" ["pool"]
         "Backends of the pool.";
     PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]
         "Connections placed on a backend, by how they came to it.";
     PLACEMENT_FAILURES = Counter "corelane_placement_failures_total" ["pool", "reason"]
         "Connections that could not be placed on any backend.";
+    LOOKUPS = Counter "corelane_lookups_total" ["lookup", "result"]
+        "Names looked up, by what came of it: hit, asked, joined and stale are addresses.";
+    LOOKUP_WAIT = Histogram "corelane_lookup_wait_seconds" ["lookup"]
+        "Waits of sessions for a lookup's answer; names that are remembered are not waited for.";
+    LOOKUP_ENTRIES = Gauge "corelane_lookup_entries" ["lookup"]
+        "Names remembered now, summed over shards.";
+    LOOKUP_EVICTED = Counter "corelane_lookup_evicted_total" ["lookup"]
+        "Names that were forgotten because others came, summed over shards.";
+    LOOKUP_FORGOTTEN = Counter "corelane_lookup_forgotten_total" ["lookup"]
+        "Names that were found out of date by a change that the store told, or by losing it.";
+    LOOKUP_REFRESHES = Counter "corelane_lookup_refreshes_total" ["lookup"]
+        "Names that shards wanted to be asked for again with nobody waiting for them.";
+    LOOKUP_QUESTIONS = Counter "corelane_lookup_questions_total" ["lookup", "answer"]
+        "Questions to the lookup's store, by its answer, or by why there was none.";
+    LOOKUP_ANSWER_TIME = Histogram "corelane_lookup_answer_seconds" ["lookup"]
+        "Time from a shard's question to the store's answer.";
+    LOOKUP_CHANGES = Counter "corelane_lookup_changes_total" ["lookup"]
+        "Changed keys that the lookup's store told unasked.";
+    LOOKUP_CONNECTED = Gauge "corelane_lookup_connected" ["lookup"]
+        "1 while there is a connection to the lookup's store, else 0; for kind redis.";
+    LOOKUP_CONNECTIONS = Counter "corelane_lookup_connections_total" ["lookup"]
+        "Connections made to the lookup's store; for kind redis.";
+    LOOKUP_PLACEMENTS = Counter "corelane_lookup_placements_total" ["lookup", "reason"]
+        "Connections placed on an address that the lookup gave, by how they came to it.";
+    LOOKUP_FAILURES = Counter "corelane_lookup_placement_failures_total" ["lookup", "reason"]
+        "Connections that found no backend through the lookup.";
+    LOOKUP_ACTIVE = Gauge "corelane_lookup_backend_connections_active" ["lookup"]
+        "Connections open now to addresses that the lookup gave.";
+    LOOKUP_CONNECT = Histogram "corelane_lookup_backend_connect_seconds" ["lookup"]
+        "Times of successful attempts to connect to addresses that the lookup gave.";
+    LOOKUP_CONNECT_ERRORS = Counter "corelane_lookup_backend_connect_failures_total" ["lookup", "reason"]
+        "Failed attempts to connect to addresses that the lookup gave.";
     SOURCE_STATE = Gauge "corelane_source_state" ["pool", "source", "state"]
         "1 for the state the source is in, 0 for the others: cold, fresh, stale or failed.";
     SOURCE_AGE = Gauge "corelane_source_age_seconds" ["pool", "source"]
@@ -192,6 +235,12 @@ families! {
         "Times an armed receive found all buffers of its shard in use.";
     SOCKETS_REUSED = Counter "corelane_backend_sockets_reused_total" []
         "Connections to backends begun with the socket of a session that was reset.";
+    KEPT_IDLE = Gauge "corelane_http_backend_connections_idle" []
+        "Connections to backends of HTTP listeners that wait for a request.";
+    KEPT_REUSED = Counter "corelane_http_backend_connections_reused_total" []
+        "Requests that found a connection which had waited for one.";
+    KEPT_STALE = Counter "corelane_http_backend_connections_stale_total" []
+        "Waiting connections found closed when a request needed one.";
     BUGS = Counter "corelane_bugs_total" []
         "Broken invariants of our own; anything but 0 deserves a report.";
 

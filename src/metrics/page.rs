@@ -2,6 +2,9 @@
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
 mod health;
+mod http;
+mod lookups;
+mod sources;
 mod tls;
 
 use std::fmt;
@@ -26,8 +29,6 @@ use super::{
 use crate::admin::{Phase, Stage};
 use crate::end::{AcceptError, End, Placement, Rejection};
 use crate::log::Logs;
-use crate::source::FailureCause;
-use crate::source::guard::State;
 use crate::source::view::SourceView;
 use crate::table::Table;
 
@@ -88,9 +89,11 @@ impl Collector for Cells {
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
+        http::requests(&mut page, &table)?;
         tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
-        sources(&mut page, &self.observed.sources.borrow().clone())?;
+        lookups::lookups(&mut page, &table)?;
+        sources::sources(&mut page, &self.observed.sources.borrow().clone())?;
         backends(&mut page, &table)?;
         self.shards(&mut page, &table)?;
         self.logs(&mut page)?;
@@ -153,6 +156,9 @@ impl Cells {
             (&names::RELAY_PIPES_EXHAUSTED, sum(|cell| &cell.relay_pipes_exhausted)),
             (&names::RELAY_BUFFERS_EXHAUSTED, sum(|cell| &cell.relay_buffers_exhausted)),
             (&names::SOCKETS_REUSED, sum(|cell| &cell.sockets_reused)),
+            (&names::KEPT_IDLE, sum(|cell| &cell.kept_idle)),
+            (&names::KEPT_REUSED, sum(|cell| &cell.kept_reused)),
+            (&names::KEPT_STALE, sum(|cell| &cell.kept_stale)),
         ] {
             page.family(family)?.number(&[], value)?;
         }
@@ -160,17 +166,21 @@ impl Cells {
     }
 
     fn logs(&self, page: &mut Writing) -> fmt::Result {
-        let Logs { operational, sessions } = &self.observed.logs;
+        let Logs { operational, sessions, access } = &self.observed.logs;
         let of_shards = self.observed.metrics.shards.sum(|cell| &cell.log_dropped);
         let mut dropped = page.family(&names::LOG_LINES_DROPPED)?;
         dropped.number(&["operational"], operational.dropped.load(Relaxed))?;
         dropped.number(&["sessions"], of_shards)?;
+        let of_access = self.observed.metrics.shards.sum(|cell| &cell.access_dropped);
+        dropped.number(&["access"], of_access)?;
         let mut lost = page.family(&names::LOG_LINES_LOST)?;
         lost.number(&["operational"], operational.lost.load(Relaxed))?;
         lost.number(&["sessions"], sessions.lost.load(Relaxed))?;
+        lost.number(&["access"], access.lost.load(Relaxed))?;
         let mut errors = page.family(&names::LOG_WRITE_ERRORS)?;
         errors.number(&["operational"], operational.write_errors.load(Relaxed))?;
-        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))
+        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))?;
+        errors.number(&["access"], access.write_errors.load(Relaxed))
     }
 
     fn system(&self, page: &mut Writing) -> fmt::Result {
@@ -248,59 +258,19 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
     }
     let mut placements = page.family(&names::PLACEMENTS)?;
     for pool in table.all_pools() {
-        for placement in Placement::ALL {
+        for placement in Placement::ALL.iter().filter(|placement| !placement.is_lookup()) {
             let count = pool.cells.sum(|cell| &cell.placements[*placement as usize]);
             placements.number(&[&pool.settings.name, placement.label()], count)?;
         }
     }
     let mut failures = page.family(&names::PLACEMENT_FAILURES)?;
     for pool in table.all_pools() {
-        for end in End::ALL.iter().filter(|end| end.is_placement()) {
+        for end in End::ALL.iter().filter(|end| end.is_placement() && !end.is_lookup()) {
             let count = pool.cells.sum(|cell| &cell.failures[*end as usize]);
             failures.number(&[&pool.settings.name, end.label()], count)?;
         }
     }
     health::pools(page, table)
-}
-
-fn sources(page: &mut Writing, sources: &[SourceView]) -> fmt::Result {
-    let mut states = page.family(&names::SOURCE_STATE)?;
-    for source in sources {
-        for state in State::ALL {
-            let labels = [&*source.pool, &*source.label, state.name()];
-            states.number(&labels, u64::from(source.state == state))?;
-        }
-    }
-    let mut ages = page.family(&names::SOURCE_AGE)?;
-    for source in sources {
-        if let Some(heard) = source.heard {
-            ages.number(&[&source.pool, &source.label], heard.elapsed().as_secs())?;
-        }
-    }
-    type Number = fn(&SourceView) -> u64;
-    let numbers: [(&'static Family, Number); 7] = [
-        (&names::SOURCE_MEMBERS, |source| source.members.unwrap_or(0) as u64),
-        (&names::SOURCE_REJECTED, |source| source.rejected.len() as u64),
-        (&names::SOURCE_HELD, |source| source.held as u64),
-        (&names::SOURCE_EMPTY_KEPT, |source| u64::from(source.empty_kept)),
-        (&names::SOURCE_RESTORED, |source| u64::from(source.restored)),
-        (&names::SOURCE_READINGS, |source| source.counts.readings),
-        (&names::SOURCE_CHANGES, |source| source.counts.publications),
-    ];
-    for (family, number) in numbers {
-        let mut series = page.family(family)?;
-        for source in sources {
-            series.number(&[&source.pool, &source.label], number(source))?;
-        }
-    }
-    let mut failures = page.family(&names::SOURCE_FAILURES)?;
-    for source in sources {
-        for cause in FailureCause::ALL {
-            let labels = [&*source.pool, &*source.label, cause.name()];
-            failures.number(&labels, source.counts.failures[cause as usize])?;
-        }
-    }
-    Ok(())
 }
 
 /// Labels of every state.
@@ -387,6 +357,13 @@ fn lives(cells: &PerShard<ListenerCells>) -> Histogram {
     let buckets = counted(bounds, |bucket| cells.sum(|cell| &cell.lives.buckets[bucket]));
     let sum_seconds = cells.sum(|cell| &cell.lives.sum_ms) as f64 / 1e3;
     Histogram { sum_seconds, buckets }
+}
+
+/// Of one thread alone.
+fn durations_of(durations: &Durations) -> Histogram {
+    let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6);
+    let buckets = counted(bounds, |bucket| durations.buckets[bucket].value());
+    Histogram { sum_seconds: durations.sum_us.value() as f64 / 1e6, buckets }
 }
 
 /// Each bound with its bucket's count; the last bucket has no bound.

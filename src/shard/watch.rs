@@ -9,7 +9,7 @@ use super::Shard;
 use crate::backend::spare::Make;
 use crate::end::{End, Side};
 use crate::relay::{Relaying, SecureTurn, Turn};
-use crate::session::{Direction, Session, Signal};
+use crate::session::{Asked, Direction, Session, Signal};
 use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
 /// A session that moved more than this has sockets whose buffers may have grown.
@@ -195,7 +195,12 @@ impl Shard {
     ) -> impl Future<Output = io::Result<()>> {
         let signal = session.signal(side);
         let before = signal.get();
-        signal.set(Signal { reported: false, polled: true, ..before });
+        let asked = match interest {
+            Interest { input: false, .. } => Asked::Nothing,
+            Interest { room: false, .. } => Asked::Input,
+            Interest { room: true, .. } => Asked::Both,
+        };
+        signal.set(Signal { reported: false, polled: true, asked, ..before });
         let mut asked = Some(if before.polled {
             self.poller.change(socket, interest, token(session, side))
         } else {
@@ -205,6 +210,55 @@ impl Shard {
             Some(Err(error)) => Poll::Ready(Err(error)),
             _ if signal.get().reported => Poll::Ready(Ok(())),
             _ => Poll::Pending,
+        })
+    }
+
+    /// Has the socket of a side reported from now on: input, and room if asked for. What was asked
+    /// for stays, so that this is a system call once or twice in the life of a connection.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn watch(
+        &self,
+        session: &Session,
+        (side, socket): (Side, &Socket),
+        room: bool,
+    ) -> io::Result<()> {
+        let signal = session.signal(side);
+        let before = signal.get();
+        let asked = if room { Asked::Both } else { Asked::Input };
+        if before.asked == asked || before.asked == Asked::Both {
+            return Ok(());
+        }
+        let interest = Interest { input: true, room };
+        signal.set(Signal { polled: true, asked, ..before });
+        match before.polled {
+            true => self.poller.change(socket, interest, token(session, side)),
+            false => self.poller.add(socket, interest, token(session, side)),
+        }
+    }
+
+    /// Has a watched socket reported again, after everybody else.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn watch_again(
+        &self,
+        session: &Session,
+        (side, socket): (Side, &Socket),
+    ) -> io::Result<()> {
+        let room = session.signal(side).get().asked == Asked::Both;
+        self.poller.change(socket, Interest { input: true, room }, token(session, side))
+    }
+
+    /// Waits until a watched socket of a session is reported; [`Session::take_report`] says which.
+    pub fn reported_any(&self, session: &Session) -> impl Future<Output = ()> {
+        poll_fn(|_context| {
+            let reported = |side| session.signal(side).get().reported;
+            match reported(Side::Client) || reported(Side::Backend) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         })
     }
 }

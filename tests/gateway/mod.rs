@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod looked_up;
 pub mod path;
 
 use std::collections::HashMap;

@@ -7,8 +7,10 @@ use crate::backend::spare::SPARES_MAX;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
-use crate::config::{Address, Listener, Pool, limits};
+use crate::config::{Address, Listener, Lookup, LookupKind, Pool, Protocol, limits};
 use crate::health::checker::CHECKS_MAX;
+use crate::http::rule::Target;
+use crate::lookup::QUESTIONS_AT_ONCE;
 use crate::relay::PIPES_MAX;
 
 /// Descriptors besides those of sessions, listeners and shards: logs, the admin interface's own
@@ -25,12 +27,14 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 pub(super) struct Sockets {
     /// Bound addresses of listeners.
     listening: u64,
-    /// Warm connections, all pools together.
+    /// Warm connections of all pools and idle ones of HTTP together.
     warm: u64,
     /// Of the control plane, for all sources together.
     sources: u64,
     /// Checks of backends under way, all pools together. Not per shard: the control plane's.
     checks: u64,
+    /// Questions of lookups under way, likewise.
+    lookups: u64,
 }
 
 /// Descriptors of the whole process besides sessions, as a sum that can be shown.
@@ -42,21 +46,55 @@ pub(super) struct Descriptors {
 /// Descriptors of a source: a folder or a store watched, a connection to ask it, one in reserve.
 const DESCRIPTORS_PER_SOURCE: u64 = 4;
 
+/// Descriptors of a lookup that asks over one connection: as a source.
+const DESCRIPTORS_PER_LOOKUP: u64 = DESCRIPTORS_PER_SOURCE;
+
+/// Descriptors of a lookup that asks DNS: a socket for each question, of which a name has two.
+const DESCRIPTORS_PER_DNS_LOOKUP: u64 = 2 * QUESTIONS_AT_ONCE as u64;
+
 /// Backends that a pool with sources is taken to have, where it has no more by itself.
 const BACKENDS_OF_SOURCES: u64 = 256;
 
 /// Counts what one shard holds, and what sources do.
-pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
+pub(super) fn sockets(pools: &[Pool], listeners: &[Listener], lookups: &[Lookup]) -> Sockets {
     let backends = |pool: &Pool| match pool.backends.len() as u64 {
         pinned if pool.sources.is_empty() => pinned,
         pinned => pinned.max(BACKENDS_OF_SOURCES),
     };
-    let warm = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
+    let warm: u64 = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
+    let idle: u64 = listeners.iter().map(|listener| idle(listener, pools, backends)).sum();
+    let warm = warm.saturating_add(idle);
     let sources = pools.iter().map(|pool| pool.sources.len() as u64 * DESCRIPTORS_PER_SOURCE).sum();
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
     let checking = pools.iter().filter(|pool| pool.health.check.is_some()).count();
     let checks = checking as u64 * CHECKS_MAX as u64;
-    Sockets { listening, warm, sources, checks }
+    let asking = |lookup: &Lookup| match lookup.kind {
+        LookupKind::Dns(_) => DESCRIPTORS_PER_DNS_LOOKUP,
+        LookupKind::Redis(_) => DESCRIPTORS_PER_LOOKUP,
+    };
+    let lookups = lookups.iter().map(asking).sum();
+    Sockets { listening, warm, sources, checks, lookups }
+}
+
+/// Idle connections that an http listener may keep in one shard.
+fn idle(listener: &Listener, pools: &[Pool], backends: impl Fn(&Pool) -> u64) -> u64 {
+    let Protocol::Http(http) = &listener.protocol else { return 0 };
+    let mut pools_named: Vec<usize> = Vec::new();
+    let mut lookups_named: Vec<usize> = Vec::new();
+    for rule in &http.rules {
+        match rule.target {
+            Target::Pool { pool, .. } => pools_named.push(pool),
+            Target::Lookup { lookup, .. } => lookups_named.push(lookup),
+            Target::Reply(_) => {}
+        }
+    }
+    for named in [&mut pools_named, &mut lookups_named] {
+        named.sort_unstable();
+        named.dedup();
+    }
+    let of_pools = pools_named.iter().filter_map(|index| pools.get(*index)).map(backends).sum();
+    let of_lookups = BACKENDS_OF_SOURCES.saturating_mul(lookups_named.len() as u64);
+    u64::from(http.backend.idle).saturating_mul(of_lookups.saturating_add(of_pools))
 }
 
 impl Sockets {
@@ -70,7 +108,8 @@ impl Descriptors {
         let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
         let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
         let shards = per_shard.saturating_mul(self.shards);
-        let control = self.sockets.sources.saturating_add(self.sockets.checks);
+        let Sockets { sources, checks, lookups, .. } = self.sockets;
+        let control = sources.saturating_add(checks).saturating_add(lookups);
         shards.saturating_add(control).saturating_add(DESCRIPTORS_FIXED)
     }
 
@@ -86,9 +125,13 @@ impl Descriptors {
             0 => String::new(),
             checks => format!("{checks} for checks + "),
         };
+        let lookups = match self.sockets.lookups {
+            0 => String::new(),
+            lookups => format!("{lookups} for lookups + "),
+        };
         format!(
             "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}\
+             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}{lookups}\
              {DESCRIPTORS_FIXED}",
             self.sockets.listening,
             self.sockets.warm,
