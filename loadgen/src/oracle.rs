@@ -80,7 +80,51 @@ impl Routes {
             .pool
             .and_then(|index| config.pools.get(index))
             .with_context(|| format!("listener {} names no pool", listener.name))?;
-        Ok(of_pool(pool))
+        Ok(Routes::of_pool(pool))
+    }
+
+    /// The table of a pool.
+    pub fn of_pool(pool: &Pool) -> Routes {
+        let backends: Vec<String> = pool.backends.iter().map(|b| b.address.to_string()).collect();
+        let down: Vec<bool> = pool.backends.iter().map(|b| b.state == BackendState::Down).collect();
+        let mut remark = None;
+        if down.contains(&true) {
+            let fate = match pool.on_down {
+                OnDown::Reject => "refuses them: their devices are not started",
+                OnDown::Next => "moves them: their devices are not checked",
+            };
+            remark =
+                Some(format!("pool {} has keys of backends that are down and {fate}", pool.name));
+        }
+        let rule = match pool.balance {
+            Algorithm::Crc32Mod => Rule::Crc32Mod(pool.on_down),
+            other => {
+                let name = other.name();
+                remark = Some(format!("pool {} uses {name}: any backend is right", pool.name));
+                Rule::Unknown
+            }
+        };
+        let pool = Some(format!("{} ({})", pool.name, pool.balance.name()));
+        Routes { index: index(&backends), backends, down, remark, pool, rule }
+    }
+
+    /// The backends of several tables, for their places; which one is whose is not in it.
+    pub fn of_tables<'t>(tables: impl Iterator<Item = &'t Routes> + Clone) -> Routes {
+        let mut backends: Vec<String> = Vec::new();
+        for name in tables.clone().flat_map(|table| &table.backends) {
+            if !backends.contains(name) {
+                backends.push(name.clone());
+            }
+        }
+        let joined = |texts: Vec<&str>| (!texts.is_empty()).then(|| texts.join("; "));
+        Routes {
+            index: index(&backends),
+            down: vec![false; backends.len()],
+            backends,
+            remark: joined(tables.clone().filter_map(|t| t.remark.as_deref()).collect()),
+            pool: joined(tables.filter_map(|t| t.pool.as_deref()).collect()),
+            rule: Rule::Unknown,
+        }
     }
 
     /// Where this device must be.
@@ -115,30 +159,11 @@ fn index(names: &[String]) -> HashMap<String, usize> {
     names.iter().cloned().enumerate().map(|(place, name)| (name, place)).collect()
 }
 
-fn of_pool(pool: &Pool) -> Routes {
-    let backends: Vec<String> = pool.backends.iter().map(|b| b.address.to_string()).collect();
-    let down: Vec<bool> = pool.backends.iter().map(|b| b.state == BackendState::Down).collect();
-    let mut remark = None;
-    if down.contains(&true) {
-        let fate = match pool.on_down {
-            OnDown::Reject => "refuses them: their devices are not started",
-            OnDown::Next => "moves them: their devices are not checked",
-        };
-        remark = Some(format!("pool {} has keys of backends that are down and {fate}", pool.name));
-    }
-    let rule = match pool.balance {
-        Algorithm::Crc32Mod => Rule::Crc32Mod(pool.on_down),
-        other => {
-            let name = other.name();
-            remark = Some(format!("pool {} uses {name}: any backend is right", pool.name));
-            Rule::Unknown
-        }
-    };
-    let pool = Some(format!("{} ({})", pool.name, pool.balance.name()));
-    Routes { index: index(&backends), backends, down, remark, pool, rule }
-}
-
-fn find_listener(config: &Config, target: Option<SocketAddr>) -> anyhow::Result<&Listener> {
+/// The listener at `target`, or the only one.
+///
+/// # Errors
+/// When there is none, or no telling which.
+pub fn find_listener(config: &Config, target: Option<SocketAddr>) -> anyhow::Result<&Listener> {
     let binds = |listener: &Listener, target: SocketAddr| {
         listener.bind.iter().any(|address| match address {
             Address::Tcp(bound) => {

@@ -19,7 +19,7 @@ use crate::machine;
 use crate::oracle::{self, Home, Routes};
 use crate::plan::Arm;
 use crate::template::HeaderTemplate;
-use route::Keys;
+use route::{Asking, Keys};
 
 /// In which a backend names itself.
 pub const BACKEND_HEADER: HeaderName = HeaderName::from_static("x-backend");
@@ -39,6 +39,8 @@ pub struct WebPlan {
     pub routes: Routes,
     /// What decides that.
     keys: Keys,
+    /// Of every request.
+    method: String,
     /// Local addresses, used in turn.
     sources: Vec<IpAddr>,
     /// What times are counted from.
@@ -67,7 +69,7 @@ pub fn plans(args: &WebArgs, method: &str, connections: u32) -> anyhow::Result<V
         bail!("{connections} connections are too many for {fits} descriptors (ulimit -n)");
     }
     let gateway = args.config.as_deref().map(oracle::read_gateway).transpose()?;
-    let (keys, table) = route::of(args, method, gateway.as_ref())?;
+    let (keys, table) = route::of(args, gateway.as_ref())?;
     let ways: Vec<(Arm, Way)> = ways(table, &args.target, args.direct.as_deref())?;
     ways.into_iter()
         .map(|(arm, (targets, mut routes))| {
@@ -81,6 +83,7 @@ pub fn plans(args: &WebArgs, method: &str, connections: u32) -> anyhow::Result<V
                 targets,
                 routes,
                 keys: keys.clone(),
+                method: method.to_string(),
                 epoch: Instant::now(),
                 args: args.clone(),
             };
@@ -99,7 +102,11 @@ impl WebPlan {
 
     /// Where this number must land.
     pub fn home(&self, number: u64) -> Home {
-        self.keys.home(&self.routes, &self.args, number)
+        self.keys.home(&self.routes, number, || {
+            // What cannot be composed is not sent, which is said where it is not.
+            let Head { target, headers } = self.head(number).ok()?;
+            Some(Asking { method: self.method.clone(), target: target.to_string(), headers })
+        })
     }
 
     /// Where a connection goes; in the direct arm, straight home.
