@@ -71,7 +71,7 @@ fn backends_that_close_are_no_fault_when_they_say_so() {
 
 #[test]
 fn a_slow_backend_delays_every_request_that_was_due() {
-    // One connection, 50 ms an answer, a request every 10 ms: each waits 40 ms longer than the last.
+    // One connection, 50 ms an answer, a request every 10 ms: each waits 40 ms more than the last.
     let backends = Backends::start(1, "--mode http --fault slow=50ms");
     let direct = list(&backends.addresses);
     let load = "--rate 100/s --connections 1 --duration 500ms --drain 20s";

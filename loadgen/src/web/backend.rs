@@ -1,4 +1,4 @@
-//! What answers callers: over HTTP/1.1 with what was received, over WebSocket with the very message.
+//! What answers callers: HTTP with what was received, WebSocket with the very message.
 
 use std::convert::Infallible;
 use std::io::ErrorKind;
