@@ -17,7 +17,7 @@ use hickory_net::proto::rr::rdata::A;
 use hickory_net::proto::rr::{Name, RData, Record};
 use side_by_side::nginx::Nginx;
 use side_by_side::recorder::Recorder;
-use side_by_side::{Answer, Case, FieldDifference, at, faults, faults_of_theirs, own, send};
+use side_by_side::{Answer, Case, FieldDifference, NO_HEAD, at, faults, faults_of_theirs, own, send};
 use stores::dns::{Dns, respond, response};
 use stores::process::{Directory, free_port, pause};
 
@@ -28,6 +28,7 @@ const INJECTION: &str = "an id with a point, or nothing, would make another name
 const TWICE: &str = "a field that is there twice became the text of a Lua table";
 const HOP: &str = "meant for the next neighbour only";
 const UNDERSCORE: &str = "a name with an underscore is a good name; nginx drops it unasked";
+const NO_RESPONSE: &str = "to HTTP/1.0 any bytes are a response, which callers got as it was";
 const LIMITS: &str = "the limits of heads are others";
 
 /// Every request that reaches a backend.
@@ -219,10 +220,9 @@ fn plain_cases() -> Vec<Case> {
 /// What callers put into the header.
 fn zone_cases() -> Vec<Case> {
     let case = |zone: &str, theirs| Case::new(format!("zone {zone:?}"), post("/", zone), theirs);
-    let long = "1".repeat(100);
     let mut cases = vec![
         case("  1  ", at(1)),
-        case("\t2\t", at(2)),
+        case("\t2\t", own(502)).but(at(2), "blanks around a value are no part of it, tabs neither"),
         case("ab", at(1)),
         case("AB", at(1)),
         case("5", own(502)).but(at(2), ALIAS),
@@ -231,8 +231,8 @@ fn zone_cases() -> Vec<Case> {
         case("1-mail.x", at(9)).but(own(403), INJECTION),
     ];
     for zone in [
-        "1.", ".1", "1..2", "1.evil.test.", "../1", "1/2", "1 2", "1,2", "1_2", "1%2e", "*", "1\"",
-        "1;2", "$1", "{1}", "1\\0002", "zone\u{e9}", &long,
+        "1.", ".1", "1.evil.test.", "1/2", "1 2", "1,2", "1_2", "1%2e", "*", "1\"",
+        "1;2", "$1", "{1}", "1\\0002", "zone\u{e9}",
     ] {
         cases.push(case(zone, own(502)).but(own(403), INJECTION));
     }
@@ -279,7 +279,6 @@ fn body_cases() -> Vec<Case> {
         ("chunked", 200),
         ("until-close", 200),
         ("long", 200),
-        ("nonsense", 502),
         ("hang-up", 502),
         ("slow", 504),
     ] {
@@ -288,6 +287,9 @@ fn body_cases() -> Vec<Case> {
         let bytes = request("POST /", &fields, "hi");
         cases.push(Case::new(format!("answer {answer}"), bytes, answer_at));
     }
+    let bytes = request("POST /", &format!("{zone}x-answer: nonsense\r\n"), "");
+    let case = Case::new("answer nonsense", bytes, Answer { status: NO_HEAD, at: Some(1) });
+    cases.push(case.but(Answer { status: 502, at: Some(1) }, NO_RESPONSE));
     cases
 }
 
@@ -359,9 +361,9 @@ fn hostile_cases() -> Vec<Case> {
         fields("NUL in a value", "X-A: a\0b\r\n", "", own(400)),
         fields("blank in a name", "X A: 1\r\n", "", own(400)),
         fields("no colon", "nonsense\r\n", "", at(1)).but(own(400), STRICT),
-        fields("no name", ": 1\r\n", "", at(1)).but(own(400), STRICT),
+        fields("no name", ": 1\r\n", "", own(400)),
         fields("name that is none", "x@y: 1\r\n", "", at(1)).but(own(400), STRICT),
-        fields("return in a value", "X-A: a\rb\r\n", "", at(1)).but(own(400), STRICT),
+        fields("return in a value", "X-A: a\rb\r\n", "", own(400)),
         fields("two hosts", "Host: other.test\r\n", "", own(400)),
         fields("a host twice", "Host: gate.test\r\n", "", own(400)),
         fields("many fields", &many, "", at(1)).but(own(431), LIMITS),
@@ -376,14 +378,13 @@ fn hostile_cases() -> Vec<Case> {
         line("POST / HTTP/2.0", own(505)),
         line("POST / HTTP/1.2", at(1)),
         line("POST / http/1.1", own(400)),
-        line("POST /", own(400)),
         line("POST mail HTTP/1.1", own(400)),
         line("POST http://gate.test/ HTTP/1.1", at(1)),
         line("POST /%00 HTTP/1.1", own(400)),
         line("POST /%zz HTTP/1.1", own(400)),
         line("POST /../mail HTTP/1.1", own(400)),
         line("POST /#/mail HTTP/1.1", at(1)).but(own(400), STRICT),
-        line("CONNECT gate.test:80 HTTP/1.1", own(405)),
+        line("CONNECT gate.test:80 HTTP/1.1", own(400)),
         line("TRACE / HTTP/1.1", own(405)),
         line("OPTIONS * HTTP/1.1", own(400)),
         line(&format!("POST /{} HTTP/1.1", "a".repeat(9_000)), own(414)),
@@ -420,7 +421,11 @@ fn nginx_does_what_is_recorded() {
     assert!(cases.len() > 300, "{} cases", cases.len());
     let mut all = Vec::new();
     for case in &cases {
+        let begun = Instant::now();
         let theirs = send(nginx.address, &fleet.recorder, &case.bytes, case.hostile);
+        if begun.elapsed() > Duration::from_millis(300) {
+            eprintln!("slow {} {:?}", case.name, begun.elapsed());
+        }
         all.extend(faults_of_theirs(case, &theirs));
     }
     side_by_side::report(&all);

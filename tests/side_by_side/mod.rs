@@ -39,6 +39,9 @@ pub const fn at(number: u8) -> Answer {
     Answer { status: 200, at: Some(number) }
 }
 
+/// The status of an answer that has no head, or of none at all, before the connection is closed.
+pub const NO_HEAD: u16 = 0;
+
 /// A request, and what either side makes of it.
 pub struct Case {
     pub name: String,
@@ -84,22 +87,35 @@ impl Case {
 }
 
 /// What came of a request.
-#[derive(Debug)]
 pub struct Outcome {
     pub heard: Heard,
     pub arrivals: Vec<Arrival>,
 }
 
 impl Outcome {
-    /// `None` where there were other than one answer, or the answer is not from where the request
-    /// arrived.
+    /// `None` where there were several answers, or the request arrived several times.
     pub fn answer(&self) -> Option<Answer> {
-        let [response] = &self.heard.responses[..] else { return None };
+        let status = match &self.heard.responses[..] {
+            [] if self.heard.closed => NO_HEAD,
+            [response] => response.status,
+            _ => return None,
+        };
         match &self.arrivals[..] {
-            [] => Some(own(response.status)),
-            [arrival] => Some(Answer { status: response.status, at: Some(arrival.backend) }),
+            [] => Some(own(status)),
+            [arrival] => Some(Answer { status, at: Some(arrival.backend) }),
             _ => None,
         }
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let statuses: Vec<u16> = self.heard.responses.iter().map(|one| one.status).collect();
+        write!(f, "said {statuses:?}{}", if self.heard.closed { " and closed" } else { "" })?;
+        for arrival in &self.arrivals {
+            write!(f, "; backend {} got {:.200}", arrival.backend, arrival.line())?;
+        }
+        Ok(())
     }
 }
 
@@ -124,7 +140,7 @@ pub struct FieldDifference {
 pub fn faults_of_theirs(case: &Case, outcome: &Outcome) -> Vec<String> {
     match outcome.answer() == Some(case.theirs) {
         true => Vec::new(),
-        false => vec![format!("{}: nginx: not {}: {outcome:#?}", case.name, case.theirs)],
+        false => vec![format!("{}: nginx, not {}: {outcome}", case.name, case.theirs)],
     }
 }
 
@@ -138,7 +154,7 @@ pub fn faults(
     let mut faults = faults_of_theirs(case, theirs);
     let expected = case.ours.map_or(case.theirs, |(answer, _)| answer);
     if ours.answer() != Some(expected) {
-        faults.push(format!("{}: ours: not {expected}: {ours:#?}", case.name));
+        faults.push(format!("{}: ours, not {expected}: {ours}", case.name));
     }
     if case.ours.is_some_and(|(answer, _)| answer == case.theirs) {
         faults.push(format!("{}: listed as different, and is not", case.name));
