@@ -1,5 +1,6 @@
 //! Connecting to a backend: local address, socket options, deadline; and the warm connections.
 
+pub mod kept;
 pub mod spare;
 pub mod warm;
 

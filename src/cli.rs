@@ -12,6 +12,7 @@ mod route;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -113,8 +114,14 @@ pub struct ExplainArguments {
     #[arg(long, value_name = "NAME")]
     listener: Option<String>,
     /// File with the bytes as they are sent, or "-" for hexadecimal on standard input.
+    #[arg(long, value_name = "FILE", required_unless_present = "http", conflicts_with = "http")]
+    frame: Option<PathBuf>,
+    /// File with the head of a request, or "-" for standard input. Lines may end in LF alone.
     #[arg(long, value_name = "FILE")]
-    frame: PathBuf,
+    http: Option<PathBuf>,
+    /// Address of the client that sends the request, for what depends on it.
+    #[arg(long, value_name = "IP:PORT", requires = "http")]
+    client: Option<SocketAddr>,
 }
 
 impl Command {
@@ -218,8 +225,14 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
         Command::Explain(arguments) => {
-            let ExplainArguments { file, listener, frame } = arguments;
-            with_edits(&file.config, |config| explain_frame(&config, listener.as_deref(), &frame))
+            let ExplainArguments { file, listener, frame, http, client } = arguments;
+            with_edits(&file.config, |config| match (&frame, &http) {
+                (_, Some(head)) => explain_head(&config, listener.as_deref(), (head, client)),
+                (frame, None) => {
+                    let frame = frame.as_deref().unwrap_or(Path::new("-"));
+                    explain_frame(&config, listener.as_deref(), frame)
+                }
+            })
         }
         Command::Config(ConfigCommand::Schema) => {
             let schema = serde_json::to_string_pretty(&config::schema()).map_err(Failure::Json)?;
@@ -377,6 +390,43 @@ fn explain_frame(
     let page = explain::explain(config, listener, &bytes).map_err(Failure::Explain)?;
     write_result(&page)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Longest head worth explaining, bytes; no `max_head` is larger.
+const HEAD_LEN_MAX: usize = 1 << 20;
+
+fn explain_head(
+    config: &Config,
+    listener: Option<&str>,
+    (head, client): (&Path, Option<SocketAddr>),
+) -> Result<ExitCode, Failure> {
+    let is_http = |index: usize| matches!(config.listeners[index].protocol, Protocol::Http(_));
+    let listener = chosen(config, listener, is_http)?;
+    let bytes = if head.as_os_str() == "-" {
+        let read = read_at_most(io::stdin().lock(), HEAD_LEN_MAX);
+        read.map_err(|error| Failure::Input("standard input".to_string(), error))?
+    } else {
+        let read = File::open(head).and_then(|file| read_at_most(file, HEAD_LEN_MAX));
+        read.map_err(|error| Failure::Input(head.display().to_string(), error))?
+    };
+    let bytes = with_line_ends(bytes);
+    let page = explain::explain_http(config, listener, &bytes, client);
+    write_result(&page.map_err(Failure::Explain)?)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What an editor or a here-document makes has LF where HTTP has CRLF, and seldom the empty line.
+fn with_line_ends(bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.windows(2).any(|pair| pair == b"\r\n") {
+        return bytes;
+    }
+    let mut lines = Vec::with_capacity(bytes.len() + 64);
+    for line in bytes.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty()) {
+        lines.extend_from_slice(line);
+        lines.extend_from_slice(b"\r\n");
+    }
+    lines.extend_from_slice(b"\r\n");
+    lines
 }
 
 /// The listener of this name. Without a name: the first that `fits`, if it does not matter which.

@@ -11,6 +11,7 @@ mod document;
 mod environment;
 mod fault;
 mod health;
+mod http;
 mod limits;
 mod load;
 mod quantity;
@@ -34,8 +35,10 @@ use std::time::Duration;
 
 pub use backends_file::{BackendsFormat, parse_backends};
 pub use environment::{Environment, EnvironmentError, Variable};
+pub(crate) use fault::nearest;
 pub use fault::{Fault, Faults};
 pub use health::{Answer, AnswerFrame, Check, CheckKind, Ejection, Health, Limits};
+pub use http::{DnsLookup, HttpBackend, HttpListener, Lookup, LookupKind, RedisLookup, Search};
 pub use load::{LoadError, Loaded, load, parse, schema};
 pub use reach::{Reach, reach, read_address};
 pub use shown::Shown;
@@ -63,6 +66,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// In file order; a listener's `pool` is an index into this list.
     pub pools: Vec<Pool>,
+    /// In file order; rules of HTTP listeners have indices into this list.
+    pub lookups: Vec<Lookup>,
     /// The file, with defaults, without secrets.
     pub shown: Shown,
 }
@@ -152,8 +157,8 @@ pub struct Listener {
     pub bind: Vec<Address>,
     /// What the first bytes are.
     pub protocol: Protocol,
-    /// Index into [`Config::pools`].
-    pub pool: usize,
+    /// Index into [`Config::pools`]; `None` for http, whose rules name pools.
+    pub pool: Option<usize>,
     /// Queue of connections the kernel completed and we have not accepted.
     pub backlog: u32,
     /// Options that accepted sockets inherit.
@@ -183,6 +188,8 @@ pub enum Protocol {
         /// The key for keyed pools; `None` when the pool needs none.
         key: Option<TcpKey>,
     },
+    /// HTTP/1.1; rules choose for each request.
+    Http(Box<HttpListener>),
 }
 
 /// `[listener.frame]`

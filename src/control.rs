@@ -26,7 +26,7 @@ use crate::edits::state::State;
 use crate::health::verdicts::Change;
 use crate::health::watch::HealthWatch;
 use crate::listen::Bindings;
-use crate::log::{LogLevel, Logs, SessionLogWriter};
+use crate::log::{AccessLogWriter, LogLevel, Logs, SessionLogWriter};
 use crate::metrics::Metrics;
 use crate::run::{RunError, ShardEnds};
 use crate::shard::mailbox::{Message, ShardHandle};
@@ -67,6 +67,8 @@ pub struct Control {
     pub phase: Arc<Phase>,
     /// Reopened on USR1.
     pub session_log: SessionLogWriter,
+    /// The thread behind the access logs.
+    pub access_log: AccessLogWriter,
     /// Publish a successor of the table this often: benchmarks only, more than 0.
     pub swap_every: Option<Duration>,
 }
@@ -215,7 +217,10 @@ impl Control {
                         return Ok(Ended::AtOnce);
                     }
                 },
-                Event::Reopen => self.session_log.reopen(),
+                Event::Reopen => {
+                    self.session_log.reopen();
+                    self.access_log.reopen();
+                }
                 Event::Reload => self.reload_on_signal().await,
                 Event::Command(command) => self.obey(command).await,
                 Event::Edited => self.edit_next(),

@@ -131,10 +131,37 @@ reasons! {
         /// No certificate for the name that the client asks for, and `unknown_name = "reject"`.
         TlsName => "tls_name", Client;
 
+        /// HTTP: the connection was closed behind a response, as one side or a limit wanted.
+        HttpClosed => "http_closed", Us;
+        /// HTTP: no request for as long as `idle_timeout`.
+        HttpIdle => "http_idle", Us;
+        /// HTTP: an incomplete head at its deadline.
+        HttpHeadTimeout => "http_head_timeout", Client;
+        /// HTTP: nothing more of a request's body for as long as `body_timeout`.
+        HttpBodyTimeout => "http_body_timeout", Client;
+        /// HTTP: the client took nothing of a response for as long as `send_timeout`.
+        HttpSendTimeout => "http_send_timeout", Client;
+        /// HTTP: the client closed within a request.
+        HttpTruncated => "http_truncated", Client;
+        /// HTTP: a request that is not served.
+        HttpRefused => "http_refused", Client;
+        /// HTTP: the backend took nothing of a request for as long as its `send_timeout`.
+        HttpBackendSendTimeout => "http_backend_send_timeout", Backend;
+        /// HTTP: the backend said nothing for as long as its `read_timeout`.
+        HttpReadTimeout => "http_read_timeout", Backend;
+        /// HTTP: the backend closed before it answered.
+        HttpUnanswered => "http_unanswered", Backend;
+        /// HTTP: the backend's answer is none.
+        HttpResponseInvalid => "http_response_invalid", Backend;
+        /// HTTP: the backend's answer broke off.
+        HttpResponseTruncated => "http_response_truncated", Backend;
+
         /// The pool has no backends.
         PoolEmpty => "pool_empty", Us;
         /// A reload took the listener's pool away before the session was placed.
         PoolRemoved => "pool_removed", Us;
+        /// The lookup has no answer.
+        LookupFailed => "lookup_failed", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
         /// The key's backend fails its checks and `on_down = "reject"`, or every backend does.
@@ -185,6 +212,10 @@ impl End {
                 | End::ConnectTls
                 | End::ConnectCertificate
                 | End::ConnectFailed
+                // Of requests that may be sent twice.
+                | End::HttpUnanswered
+                | End::HttpReadTimeout
+                | End::HttpBackendSendTimeout
         )
     }
 

@@ -4,13 +4,17 @@
 //! Both functions call the code that a shard calls. What a shard learns while it runs (backends
 //! that failed a moment ago, sessions of others) is not known here.
 
+mod http;
+
 use std::fmt::{self, Write as _};
 use std::io;
 
+pub use self::http::explain_http;
 use crate::balance::{Algorithm, Balance, Candidates, PickState};
 use crate::config::{BackendState, Config, FrameListener, Listener, MissingKey, Pool, Protocol};
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
+use crate::http::rule::Target;
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
 use crate::movement::Standing;
@@ -22,12 +26,17 @@ pub enum ExplainError {
     ListenerUnknown(usize),
     /// The listener of this name reads no frames.
     NotFramed(String),
+    /// The listener of this name does not speak HTTP.
+    NotHttp(String),
 }
 
 impl fmt::Display for ExplainError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ExplainError::ListenerUnknown(index) => write!(f, "there is no listener {index}"),
+            ExplainError::NotHttp(name) => {
+                write!(f, "listener \"{name}\" does not speak HTTP: its protocol is not \"http\"")
+            }
             ExplainError::NotFramed(name) => write!(
                 f,
                 "listener \"{name}\" reads no frames; explain needs one with protocol = \"frame\""
@@ -46,7 +55,7 @@ const INPUT_LEN_MAX: usize = 16 << 20;
 pub fn input_len_max(config: &Config, listener: usize) -> usize {
     match config.listeners.get(listener).map(|listener| &listener.protocol) {
         Some(Protocol::Frame(frame)) => frame.rules.preface_len_max().max(INPUT_LEN_MAX),
-        Some(Protocol::Tcp { .. }) | None => INPUT_LEN_MAX,
+        Some(Protocol::Tcp { .. } | Protocol::Http(_)) | None => INPUT_LEN_MAX,
     }
 }
 
@@ -57,10 +66,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
     let Some(listener) = config.listeners.get(listener) else {
         return Err(ExplainError::ListenerUnknown(listener));
     };
-    let Protocol::Frame(frame) = &listener.protocol else {
+    let (Protocol::Frame(frame), Some(pool)) = (&listener.protocol, listener.pool) else {
         return Err(ExplainError::NotFramed(listener.name.clone()));
     };
-    let page = Page { config, name: &listener.name, frame, pool: listener.pool, bytes };
+    let page = Page { config, name: &listener.name, frame, pool, bytes };
     Ok(page.to_string())
 }
 
@@ -113,13 +122,23 @@ pub fn route(
 /// key.
 pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
     match &listener.protocol {
-        Protocol::Tcp { .. } => Some(listener.pool),
+        Protocol::Tcp { .. } => listener.pool,
         Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
         Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
             MissingKey::Reject => None,
             MissingKey::Pool(index) => Some(index),
         },
-        Protocol::Frame(_) => Some(listener.pool),
+        Protocol::Frame(_) => listener.pool,
+        // Rules choose, and they ask more than a key: only where one pool has keys it is clear.
+        Protocol::Http(http) => {
+            let mut keyed = http.rules.iter().filter_map(|rule| match &rule.target {
+                Target::Pool { pool, key: Some(_) } => Some(*pool),
+                Target::Pool { .. } | Target::Lookup { .. } | Target::Reply(_) => None,
+            });
+            keyed
+                .next()
+                .filter(|first| key.len() <= KEY_LEN_MAX && keyed.all(|pool| pool == *first))
+        }
     }
 }
 
@@ -295,7 +314,7 @@ impl Page<'_> {
             Preface::Key(key) => {
                 writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
-                self.write_placement(f, self.pool, &key)
+                write_placement(f, self.config.pools.get(self.pool), &key)
             }
             Preface::KeyMissing => {
                 write_rest(f, self.bytes.len() - frames_len)?;
@@ -305,7 +324,7 @@ impl Page<'_> {
                     }
                     MissingKey::Pool(pool) => {
                         writeln!(f, "key      none; missing_key names a pool, with the empty key")?;
-                        self.write_placement(f, pool, b"")
+                        write_placement(f, self.config.pools.get(pool), b"")
                     }
                 }
             }
@@ -315,50 +334,45 @@ impl Page<'_> {
             Preface::NeedMore(total) => self.write_incomplete(f, total),
         }
     }
+}
 
-    fn write_placement(&self, f: &mut fmt::Formatter<'_>, pool: usize, key: &[u8]) -> fmt::Result {
-        let Some(pool) = self.config.pools.get(pool) else { return Ok(()) };
-        let count = pool.backends.len();
-        writeln!(
+/// Where a key goes in a pool, and why.
+fn write_placement(f: &mut fmt::Formatter<'_>, pool: Option<&Pool>, key: &[u8]) -> fmt::Result {
+    let Some(pool) = pool else { return Ok(()) };
+    let count = pool.backends.len();
+    writeln!(f, "\npool     {} ({}, {})", pool.name, pool.balance.name(), Count(count, "backend"))?;
+    let mut trial = Trial::new(pool);
+    if !pool.balance.is_keyed() {
+        return writeln!(
             f,
-            "\npool     {} ({}, {})",
-            pool.name,
-            pool.balance.name(),
-            Count(count, "backend")
-        )?;
-        let mut trial = Trial::new(pool);
-        if !pool.balance.is_keyed() {
-            return writeln!(
-                f,
-                "backend  depends on the sessions before: {} does not look at the key",
-                pool.balance.name()
-            );
+            "backend  depends on the sessions before: {} does not look at the key",
+            pool.balance.name()
+        );
+    }
+    let home = trial.balance.home(key);
+    if let (Some(home), Some(trace)) = (home, trial.balance.trace(key)) {
+        writeln!(f, "{:8} {trace}", trace.function)?;
+        let address = &pool.backends[home].address;
+        match (pool.balance, trace.place) {
+            (Algorithm::Crc32Mod, _) => {
+                writeln!(f, "home     {} % {count} = {home}: {address}", trace.hash)?;
+            }
+            (_, Some((place, of))) => writeln!(f, "home     {place} of {of}: {address}")?,
+            (_, None) => writeln!(f, "home     {address}")?,
         }
-        let home = trial.balance.home(key);
-        if let (Some(home), Some(trace)) = (home, trial.balance.trace(key)) {
-            writeln!(f, "{:8} {trace}", trace.function)?;
-            let address = &pool.backends[home].address;
-            match (pool.balance, trace.place) {
-                (Algorithm::Crc32Mod, _) => {
-                    writeln!(f, "home     {} % {count} = {home}: {address}", trace.hash)?;
+    }
+    match trial.place(key) {
+        Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
+        Ok(index) => {
+            let why = match home {
+                None => ": the empty key belongs to nobody, and takes its turn",
+                Some(home) if home == index => "",
+                Some(home) if pool.backends[home].state == BackendState::Ready => {
+                    ": another backend is marked down, and on_down = \"next\""
                 }
-                (_, Some((place, of))) => writeln!(f, "home     {place} of {of}: {address}")?,
-                (_, None) => writeln!(f, "home     {address}")?,
-            }
-        }
-        match trial.place(key) {
-            Err(end) => writeln!(f, "outcome  closed: {}", end.label()),
-            Ok(index) => {
-                let why = match home {
-                    None => ": the empty key belongs to nobody, and takes its turn",
-                    Some(home) if home == index => "",
-                    Some(home) if pool.backends[home].state == BackendState::Ready => {
-                        ": another backend is marked down, and on_down = \"next\""
-                    }
-                    Some(_) => ": the home is marked down, and on_down = \"next\"",
-                };
-                writeln!(f, "backend  {}{why}", pool.backends[index].address)
-            }
+                Some(_) => ": the home is marked down, and on_down = \"next\"",
+            };
+            writeln!(f, "backend  {}{why}", pool.backends[index].address)
         }
     }
 }

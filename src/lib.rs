@@ -45,9 +45,9 @@
 //!
 //! - Nothing mutable is shared between shards on the message path: no lock, no atomic
 //!   read-modify-write. Process-wide atomics are touched when a connection begins or ends.
-//! - The core is pure: [`frame`], [`key`], [`balance`], [`movement`], `placement`, `proxy`, the
-//!   timer wheel, the relay's verdict and the machines of [`health`] and [`source`] see no socket,
-//!   no clock and no entropy; time and seeds are arguments.
+//! - The core is pure: [`frame`], [`key`], [`http`], [`balance`], [`movement`], `placement`,
+//!   `proxy`, the timer wheel, the relay's verdict and the machines of [`health`] and [`source`]
+//!   see no socket, no clock and no entropy; time and seeds are arguments.
 //! - Bytes from a peer never panic. `unsafe` is in `sys` only.
 //! - A receive that is armed in a ring is taken back and waited for, never dropped, while its
 //!   connection lives on.
@@ -71,6 +71,7 @@ pub mod explain;
 pub mod fetch;
 pub mod frame;
 pub mod health;
+pub mod http;
 pub mod input;
 pub mod key;
 mod listen;

@@ -4,6 +4,7 @@
 //! in a bounded queue and goes on. When a queue is full the line is dropped and counted, because a
 //! stalled pipe or a full disk must never stop a shard.
 
+mod access;
 mod json;
 mod line;
 mod operational;
@@ -14,6 +15,7 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+pub use access::{AccessLogSender, AccessLogWriter, AccessRecord};
 pub use json::append_json;
 pub(crate) use json::is_hidden;
 pub(crate) use line::hex;
@@ -31,11 +33,13 @@ pub struct LogCells {
     pub write_errors: AtomicU64,
 }
 
-/// The counters of both logs, as the metrics page reads them.
+/// The counters of all logs, as the metrics page reads them.
 #[derive(Debug, Clone, Default)]
 pub struct Logs {
     /// Lines about the program.
     pub operational: Arc<LogCells>,
     /// Lines about sessions.
     pub sessions: Arc<LogCells>,
+    /// Lines about requests.
+    pub access: Arc<LogCells>,
 }

@@ -5,12 +5,14 @@
 //! not to a table version.
 
 mod health;
+pub mod http;
 pub mod names;
 pub mod page;
 mod process;
 pub mod tls;
 
 pub use health::{HealthCells, Waits};
+pub use http::{HttpCells, Requests, RuleCells};
 pub use tls::TlsCells;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
@@ -25,6 +27,11 @@ use crate::end::{AcceptError, End, Placement, Rejection};
 pub struct Counter(AtomicU64);
 
 impl Counter {
+    /// Zero.
+    pub const fn new() -> Counter {
+        Counter(AtomicU64::new(0))
+    }
+
     /// Adds `n`; only the owning shard may call this.
     #[inline]
     pub fn add(&self, n: u64) {
@@ -119,6 +126,8 @@ pub struct ListenerCells {
     pub lives: Lives,
     /// TLS handshakes that were completed; those that were not are ends.
     pub tls: TlsCells,
+    /// Of requests; nothing on listeners that do not speak HTTP.
+    pub http: HttpCells,
 }
 
 impl Default for ListenerCells {
@@ -133,6 +142,7 @@ impl Default for ListenerCells {
             preface: Durations::default(),
             placing: Durations::default(),
             lives: Lives::default(),
+            http: HttpCells::default(),
             tls: TlsCells::default(),
         }
     }
@@ -226,6 +236,14 @@ pub struct ShardCells {
     pub relay_pipes_exhausted: Counter,
     /// Times an armed receive found all buffers in use.
     pub relay_buffers_exhausted: Counter,
+    /// Idle connections to backends of HTTP listeners.
+    pub kept_idle: Counter,
+    /// Requests that found one.
+    pub kept_reused: Counter,
+    /// Idle connections found closed when one was needed.
+    pub kept_stale: Counter,
+    /// Lines of access logs dropped because the writer was behind.
+    pub access_dropped: Counter,
     /// Invariants found broken in release builds ("cannot happen").
     pub bugs: Counter,
 }

@@ -21,7 +21,10 @@ use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
 use crate::listen::{BindError, Bindings, Listeners};
-use crate::log::{LogLevel, Logs, OperationalLog, SessionLogSender, SessionLogWriter};
+use crate::log::{
+    AccessLogSender, AccessLogWriter, LogLevel, Logs, OperationalLog, SessionLogSender,
+    SessionLogWriter,
+};
 use crate::metrics::{Metrics, PerShard, ProcessCells};
 use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
@@ -123,6 +126,9 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let (session_log, senders) =
         SessionLogWriter::start(shards, &config.log, logs.sessions.clone())
             .map_err(RunError::Log)?;
+    let (access_log, access) =
+        AccessLogWriter::start(shards, config.log.queue, logs.access.clone())
+            .map_err(RunError::Log)?;
     let admin = match &config.admin {
         None => None,
         Some(admin) => Some(
@@ -141,7 +147,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let mut bindings = Bindings::new(shards);
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
-    let (running, ended) = start_shards(&config, &metrics, bound, senders)?;
+    let (running, ended) = start_shards(&config, &metrics, bound, senders.into_iter().zip(access))?;
     let tables = watch::Sender::new(table);
     let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
@@ -161,10 +167,11 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         shards: running.mailboxes,
         phase: Arc::default(),
         session_log,
+        access_log,
         swap_every: swap_every.map(|every| every.max(SWAP_MIN)),
     };
     let result = plane.run(&mut control, admin, ended);
-    let Control { session_log, bindings, .. } = control;
+    let Control { session_log, access_log, bindings, .. } = control;
     // Files of UNIX sockets go first: nobody answers there any more.
     drop(bindings);
     if matches!(result, Ok(Ended::Drained)) {
@@ -174,6 +181,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         }
     }
     session_log.finish();
+    access_log.finish();
     result.map(|_| ())
 }
 
@@ -211,7 +219,7 @@ fn start_shards(
     config: &Arc<Config>,
     metrics: &Arc<Metrics>,
     bound: Vec<Listeners>,
-    senders: Vec<SessionLogSender>,
+    senders: impl Iterator<Item = (SessionLogSender, AccessLogSender)>,
 ) -> Result<(Running, ShardEnds), RunError> {
     let system = |error| RunError::System("cannot start a shard", error);
     let mut mailboxes = Vec::new();
@@ -222,7 +230,7 @@ fn start_shards(
     let (ended, ends) = tokio::sync::mpsc::unbounded_channel();
     let (started, starts) = mpsc::channel();
     let (mut threads, mut gates) = (Vec::new(), Vec::new());
-    for (index, (listeners, log)) in bound.into_iter().zip(senders).enumerate() {
+    for (index, (listeners, (log, access))) in bound.into_iter().zip(senders).enumerate() {
         let setup = Setup {
             index,
             config: config.clone(),
@@ -231,6 +239,7 @@ fn start_shards(
             mailboxes: mailboxes.clone(),
             listeners,
             log,
+            access,
         };
         let (go, may_go) = mpsc::channel();
         let thread = ShardThread { setup, started: started.clone(), may_go, ended: ended.clone() };

@@ -1,5 +1,6 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
+mod http;
 mod preface;
 mod secure;
 mod state;
@@ -92,6 +93,10 @@ impl Begun {
 
 async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun, End> {
     let listener = &session.listener.settings;
+    if let Protocol::Http(_) = &listener.protocol {
+        // Apart: other sessions should not have room for it in their tasks.
+        return Box::pin(begin_http(shard, session, client, listener)).await;
+    }
     let mut caller = read_caller(shard, session, client, listener).await?;
     let (backend, identity) = match place(shard, session, &caller).await {
         Ok(placed) => placed,
@@ -119,6 +124,22 @@ async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun
     Ok(Begun { client, backend, identity, idle_timeout, ejecting, unsent, emptied })
 }
 
+/// Serves requests; what is left to begin is the connection of one that asked for an upgrade.
+async fn begin_http(
+    shard: &Shard,
+    session: &Session,
+    client: Socket,
+    listener: &Listener,
+) -> Result<Begun, End> {
+    let mut reader = preface::Reader::new(shard, session, client);
+    reader.read_proxy_header(listener.proxy.as_ref()).await?;
+    if let Some(tls) = &listener.tls {
+        reader = Box::pin(secure::accept(reader, tls)).await?;
+    }
+    let (client, first) = reader.finish();
+    http::serve(shard, session, client, first.bytes).await
+}
+
 /// Reads the PROXY header and the preface, as far as the listener wants them, with the TLS
 /// handshake between them.
 async fn read_caller(
@@ -133,31 +154,34 @@ async fn read_caller(
         // Apart: most listeners have none, and their tasks should not have room for it.
         reader = Box::pin(secure::accept(reader, tls)).await?;
     }
+    // Only http listeners have none, and they do not come here.
+    let pool = listener.pool.ok_or(End::PoolRemoved)?;
     let caller = match &listener.protocol {
-        Protocol::Tcp { key: None } => (listener.pool, Placement::Home),
+        Protocol::Tcp { key: None } => (pool, Placement::Home),
         Protocol::Tcp { key: Some(TcpKey::ClientIp) } => {
             if let Some(client) = session.client() {
                 store_key(session, client.ip().to_string().as_bytes());
             }
-            (listener.pool, Placement::Home)
+            (pool, Placement::Home)
         }
         Protocol::Tcp { key: Some(TcpKey::Sni(sni)) } => {
             let name = Box::pin(reader.read_name(sni)).await?;
             match name {
                 Some(name) => {
                     store_key(session, name.as_bytes());
-                    (sni.pool(&name).unwrap_or(listener.pool), Placement::Home)
+                    (sni.pool(&name).unwrap_or(pool), Placement::Home)
                 }
                 None => without_key(sni.missing_key)?,
             }
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
-                (listener.pool, Placement::Home)
+                (pool, Placement::Home)
             } else {
                 without_key(frame.missing_key)?
             }
         }
+        Protocol::Http(_) => return Err(End::PoolRemoved),
     };
     let elapsed = session.accepted.elapsed();
     session.preface_time.set(elapsed);

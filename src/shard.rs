@@ -5,9 +5,11 @@
 
 mod accept;
 pub mod admission;
+mod buffers;
 mod choose;
 pub mod closing;
 mod handshakes;
+mod http;
 pub mod interrupt;
 mod loads;
 pub mod mailbox;
@@ -31,6 +33,7 @@ use slab::Slab;
 
 use self::accept::{Listening, Reserve};
 use self::admission::Lines;
+use self::buffers::Buffers;
 use self::choose::fresh_memory;
 use self::closing::Closings;
 use self::handshakes::Handshakes;
@@ -38,12 +41,13 @@ use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
+use crate::backend::kept::KeptTable;
 use crate::backend::spare::Spares;
 use crate::backend::warm::{Round, WarmTable};
 use crate::config::Config;
 use crate::end::End;
 use crate::listen::{Bound, Listeners};
-use crate::log::SessionLogSender;
+use crate::log::{AccessLogSender, SessionLogSender};
 use crate::metrics::{ListenerCells, Metrics, ShardCells};
 use crate::placement::PoolMemory;
 use crate::relay::{COOL_AFTER, Pipes, Relay};
@@ -67,6 +71,8 @@ pub struct Setup {
     pub listeners: Listeners,
     /// Where records of ended sessions go.
     pub log: SessionLogSender,
+    /// Where records of requests go.
+    pub access: AccessLogSender,
 }
 
 /// One shard.
@@ -81,6 +87,7 @@ pub struct Shard {
     loads: Arc<Loads>,
     mailboxes: Vec<ShardHandle>,
     log: SessionLogSender,
+    access: AccessLogSender,
     reserve: Reserve,
     poller: Poller,
     exchange: Exchange,
@@ -88,6 +95,8 @@ pub struct Shard {
     closings: RefCell<Closings>,
     pipes: Pipes,
     spares: Spares,
+    kept: KeptTable,
+    buffers: Buffers,
     activity: spin::Activity,
     table: RefCell<Arc<Table>>,
     memory: RefCell<Vec<PoolMemory>>,
@@ -155,7 +164,7 @@ async fn run_timer(shard: Rc<Shard>, timer: Timer) {
 
 impl Shard {
     fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
-        let Setup { index, config, metrics, loads, mailboxes, listeners, log } = setup;
+        let Setup { index, config, metrics, loads, mailboxes, listeners, log, access } = setup;
         let Listeners { table, opened, .. } = listeners;
         metrics.shards.of(index).table_version.set(table.version);
         let mut warm = WarmTable::default();
@@ -172,6 +181,7 @@ impl Shard {
             loads,
             mailboxes,
             log,
+            access,
             reserve: Reserve::new()?,
             poller: Poller::new()?,
             exchange: Exchange::new()?,
@@ -179,6 +189,8 @@ impl Shard {
             closings: RefCell::default(),
             pipes: Pipes::default(),
             spares: Spares::default(),
+            kept: KeptTable::default(),
+            buffers: Buffers::default(),
             activity: spin::Activity::default(),
             table: RefCell::new(table),
             memory: RefCell::new(memory),
@@ -227,6 +239,7 @@ impl Shard {
         let old = self.table.replace(table.clone());
         self.carry_memory(&old, &table);
         self.warm.borrow_mut().follow(&table, self.index);
+        self.kept.follow(&table, self.cells());
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
         self.lines.follow(self, &table);
         self.cells().table_version.set(table.version);
@@ -290,6 +303,7 @@ impl Shard {
             }
         }
         self.tick_warm(now);
+        self.kept.tick(now, self.cells());
         self.tick_closings(elapsed);
         self.lines.release(self);
         for waker in self.tick_waiters.borrow_mut().drain(..) {
@@ -379,6 +393,7 @@ impl Shard {
         for listening in self.listening.borrow().iter() {
             listening.closing.set(());
         }
+        self.drain_http();
         self.stop_accepting_if_closed();
     }
 
@@ -397,7 +412,8 @@ impl Shard {
         }
     }
 
-    fn is_draining(&self) -> bool {
+    /// Whether the process is to end when its sessions have.
+    pub fn is_draining(&self) -> bool {
         self.drain_deadline.get().is_some()
     }
 

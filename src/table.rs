@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 pub use self::pool::{Backend, BackendShared, Pool, Verdict};
 use crate::config;
-use crate::metrics::{ListenerCells, PerShard};
+use crate::metrics::{ListenerCells, PerShard, Requests};
 
 /// A version of everything sessions are placed by.
 #[derive(Debug, Clone)]
@@ -63,6 +63,8 @@ pub struct Listener {
     pub generation: u64,
     /// Counters of the listener's identity, which is its name.
     pub cells: Arc<PerShard<ListenerCells>>,
+    /// Requests by rule; `None` for listeners that do not speak HTTP.
+    pub requests: Option<Requests>,
 }
 
 impl Table {
@@ -127,12 +129,14 @@ impl Table {
             if tls.is_some() && tls == settings.tls {
                 settings.tls = tls;
             }
+            let requests = requests(&settings, old.map(Arc::as_ref), shards);
             Arc::new(Listener {
                 label: settings.name.as_str().into(),
                 settings,
                 pools: pools.clone(),
                 generation: layout.generation,
                 cells: old.map_or_else(|| Arc::new(PerShard::new(shards)), |old| old.cells.clone()),
+                requests,
             })
         };
         layout.listeners.iter().map(listener).collect()
@@ -198,6 +202,17 @@ impl Table {
             || self.leaving.pools.iter().any(|pool| !is_held(pool))
             || self.pools.iter().any(|pool| pool.leaving.iter().any(|backend| !is_held(backend)))
     }
+}
+
+/// Counters by rule, taken over from an earlier configuration.
+fn requests(
+    settings: &config::Listener,
+    old: Option<&Listener>,
+    shards: usize,
+) -> Option<Requests> {
+    let config::Protocol::Http(http) = &settings.protocol else { return None };
+    let names = http.rules.iter().map(|rule| &*rule.name);
+    Some(Requests::new(names, old.and_then(|old| old.requests.as_ref()), shards))
 }
 
 /// Whether a session, or a version that a shard still places by, has this. Two versions hold it
@@ -271,7 +286,7 @@ impl Listener {
                 name: "l".to_owned(),
                 bind: vec![config::Address::Unix("/l".into())],
                 protocol: config::Protocol::Tcp { key: None },
-                pool: 0,
+                pool: Some(0),
                 backlog: 1,
                 socket,
                 proxy: None,
@@ -280,6 +295,7 @@ impl Listener {
             pools: pools.iter().map(|name| (*name).into()).collect(),
             generation: 1,
             cells: Arc::new(PerShard::new(1)),
+            requests: None,
         }
     }
 }

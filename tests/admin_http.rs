@@ -122,7 +122,7 @@ fn devices() -> config::Listener {
         name: "devices".to_owned(),
         bind: vec![Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000)))],
         protocol: config::Protocol::Tcp { key: None },
-        pool: 0,
+        pool: Some(0),
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,

@@ -203,6 +203,24 @@ fn check_speaks_json() {
 }
 
 #[test]
+fn http_is_checked_and_not_served_yet() {
+    let folder = Folder::new();
+    let file = folder.file(
+        "web.toml",
+        "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\n\
+         [[listener.http.rule]]\nreply = { status = 204 }\n",
+    );
+    let checked = run(&["check", "-c", &file]);
+    assert_eq!(checked.status.code(), Some(0), "{}", String::from_utf8_lossy(&checked.stderr));
+    let started = run(&["run", "-c", &file]);
+    assert_ne!(started.status.code(), Some(0));
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert!(said.contains("\"web\"") && said.contains("does not serve it yet"), "{said}");
+    let placed = run(&["route", "-c", &file, "key"]);
+    assert_eq!(String::from_utf8_lossy(&placed.stdout), "key\t-\t-\n");
+}
+
+#[test]
 fn what_cannot_run_exits_2() {
     let folder = Folder::new();
     let good = folder.file("good.toml", GOOD);
@@ -363,7 +381,7 @@ fn the_schema_is_one_and_describes_the_file() {
     assert_ends(&output, 0);
     let schema: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(schema["additionalProperties"], false);
-    assert_eq!(schema["required"], serde_json::json!(["listener", "pool"]));
+    assert_eq!(schema["required"], serde_json::json!(["listener"]));
     let pool = &schema["properties"]["pool"]["additionalProperties"]["properties"];
     assert_eq!(pool["retries"]["maximum"], 16);
     assert_eq!(pool["balance"]["enum"][0], "crc32_mod");

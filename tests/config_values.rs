@@ -6,8 +6,11 @@ use std::time::Duration;
 use corelane::balance::{Algorithm, Factor};
 use corelane::config::{
     Address, Answer, BackendState, CheckKind, Config, Ejection, Environment, Limits, Loaded,
-    MissingKey, OnDown, OnRemove, Protocol, ProxyOthers, SessionLog, SocketOptions, TcpKey, parse,
+    LookupKind, MissingKey, OnDown, OnRemove, Protocol, ProxyOthers, Search, SessionLog,
+    SocketOptions, TcpKey, parse,
 };
+use corelane::http::rewrite::Mode;
+use corelane::http::rule::{Condition, HostPattern, PathPattern, Pattern, Statuses, Target};
 use corelane::key::NumberFormat;
 
 /// No value is a default, and no two of one type are alike.
@@ -121,9 +124,110 @@ host = "chat.example:80"
 status = 204
 "#;
 
+/// Likewise, of HTTP.
+const HTTP: &str = r##"
+[[listener]]
+name = "web"
+bind = ["127.0.0.1:9002"]
+protocol = "http"
+
+[listener.http]
+max_head = "20KiB"
+max_headers = 55
+max_target = "3KiB"
+max_body = "7MiB"
+head_timeout = "21s"
+body_timeout = "22s"
+idle_timeout = "23s"
+send_timeout = "24s"
+max_requests = 25
+
+[listener.http.backend]
+send_timeout = "26s"
+read_timeout = "27s"
+idle = 28
+idle_timeout = "29s"
+max_requests = 30
+
+[listener.http.forward]
+x_forwarded_for = "set"
+x_forwarded_proto = "append"
+x_forwarded_host = "leave"
+x_real_ip = "set"
+forwarded = "append"
+request_id = "leave"
+trusted = ["10.0.0.0/8", "unix"]
+client_from_x_forwarded_for = true
+host = "{backend}"
+headers = { X-Uid = "{query:uid}" }
+via = "gw"
+
+[listener.http.access_log]
+path = "/var/log/{backend}.log"
+format = "$status"
+escape = "json"
+
+[[listener.http.rule]]
+name = "first"
+method = ["PUT"]
+host = ["A.example", "*.b.example"]
+path_prefix = "/p/"
+header = { X-A = true, X-B = "~^b" }
+query = { c = false }
+cookie = { d = "e" }
+pool = "keyed"
+key = "{path:2}-{client_ip}"
+missing = 401
+malformed = 403
+not_found = 404
+unavailable = 503
+
+[[listener.http.rule]]
+path = "/q"
+lookup = "redis"
+key = "header:x"
+set = { s = "t" }
+
+[[listener.http.rule]]
+lookup = "dns"
+
+[[listener.http.rule]]
+path = "/never"
+reply = { status = 410, body = "b", content_type = "c/d", headers = { X-E = "f" } }
+
+[lookup.redis]
+kind = "redis"
+url = "redis://u:p@127.0.0.1:6380/2"
+key = "{key}"
+field = "{set:s}"
+ttl = "31s"
+negative_ttl = "32s"
+stale = "33s"
+max_entries = 34
+timeout = "35s"
+allow = ["10.0.0.0/8"]
+allow_ports = [80, "8000-8999"]
+connect_timeout = "36s"
+retries = 4
+idle_timeout = "37s"
+
+[lookup.dns]
+kind = "dns"
+name = "n{host}"
+search = "svc.example."
+port = 81
+resolvers = ["10.0.0.2"]
+min_ttl = "38s"
+max_ttl = "39s"
+
+[pool.keyed]
+balance = "ketama"
+backends = ["10.0.0.1:1"]
+"##;
+
 fn load(text: &str) -> Loaded {
     let environment =
-        Environment { variable: &|_| None, cores: vec![0, 1, 2, 3], descriptors_max: 20_000 };
+        Environment { variable: &|_| None, cores: vec![0, 1, 2, 3], descriptors_max: 200_000 };
     parse(text, "file.toml", &environment).unwrap_or_else(|faults| panic!("{faults}"))
 }
 
@@ -169,7 +273,7 @@ fn of_a_frame_listener() {
     let listener = &config.listeners[0];
     assert_eq!(listener.name, "framed");
     assert_eq!(listener.bind, [address("[::1]:9000"), address("unix:/run/front.sock")]);
-    assert_eq!(config.pools[listener.pool].name, "keyed");
+    assert_eq!(config.pools[listener.pool.expect("a pool")].name, "keyed");
     assert_eq!(listener.backlog, 55);
     let socket = SocketOptions { user_timeout: seconds(11), keepalive: Some(seconds(12)) };
     assert_eq!(listener.socket, socket);
@@ -202,6 +306,114 @@ fn of_a_tcp_listener() {
     assert_eq!(*key, Some(TcpKey::ClientIp));
     assert!(listener.proxy.is_none());
     assert_eq!(listener.socket, SocketOptions { user_timeout: seconds(30), keepalive: None });
+}
+
+#[test]
+fn of_an_http_listener() {
+    let loaded = load(HTTP);
+    let warned: Vec<&str> = loaded.warnings.iter().map(|warning| warning.path.as_str()).collect();
+    assert_eq!(warned, ["listener[0].http.rule[3]"], "nothing comes behind a rule for all");
+    let config = loaded.config;
+    assert_eq!(config.listeners[0].pool, None);
+    let Protocol::Http(http) = &config.listeners[0].protocol else { panic!("not http") };
+    let head = http.head;
+    assert_eq!((head.head_len_max, head.fields_max, head.target_len_max), (20 << 10, 55, 3 << 10));
+    assert_eq!((http.body_len_max, http.requests_max), (7 << 20, 25));
+    let timeouts = [http.head_timeout, http.body_timeout, http.idle_timeout, http.send_timeout];
+    assert_eq!(timeouts, [21, 22, 23, 24].map(seconds));
+    let backend = http.backend;
+    let timeouts = [backend.send_timeout, backend.read_timeout, backend.idle_timeout];
+    assert_eq!(timeouts, [26, 27, 29].map(seconds));
+    assert_eq!((backend.idle, backend.requests_max), (28, 30));
+    let log = http.access_log.as_ref().expect("a log");
+    assert_eq!(log.format.text(), "$status");
+    let file = log.target.path(Some("b"));
+    assert_eq!(file.as_deref(), Some(Path::new("/var/log/b.log")));
+    // Four shards: one address, 28 idle connections to the pool's one backend and to 256 of each
+    // lookup, and what every shard has.
+    let runtime = &config.runtime;
+    let besides = runtime.descriptors_needed - 2 * runtime.max_connections as u64;
+    assert_eq!(besides, 64 + 4 * (1 + 28 * (1 + 2 * 256) + 108));
+}
+
+#[test]
+fn of_forwarding() {
+    let config = load(HTTP).config;
+    let Protocol::Http(http) = &config.listeners[0].protocol else { panic!("not http") };
+    let forward = &http.forwarding;
+    let modes = [
+        forward.x_forwarded_for,
+        forward.x_forwarded_proto,
+        forward.x_forwarded_host,
+        forward.x_real_ip,
+        forward.forwarded,
+        forward.request_id,
+    ];
+    let (set, append, leave) = (Mode::Set, Mode::Append, Mode::Leave);
+    assert_eq!(modes, [set, append, leave, set, append, leave]);
+    assert_eq!(forward.trusted, ["10.0.0.0/8".parse().expect("a network")]);
+    assert!(forward.trusted_unix && forward.client_behind_proxies);
+    assert_eq!((forward.host.text(), forward.via.as_deref()), ("{backend}", Some("gw")));
+    let headers: Vec<_> = forward.headers.iter().map(|(n, t)| (n.as_str(), t.text())).collect();
+    assert_eq!(headers, [("X-Uid", "{query:uid}")]);
+}
+
+#[test]
+fn of_rules() {
+    let config = load(HTTP).config;
+    let Protocol::Http(http) = &config.listeners[0].protocol else { panic!("not http") };
+    let names: Vec<&str> = http.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["first", "2", "3", "4"]);
+    let rule = &http.rules[0];
+    let matches = &rule.matches;
+    assert_eq!(matches.methods, ["PUT"]);
+    let hosts =
+        [HostPattern::Exact("a.example".to_string()), HostPattern::Below(".b.example".to_string())];
+    assert_eq!(matches.hosts, hosts);
+    assert_eq!(matches.path, PathPattern::Prefix("/p/".to_string()));
+    let pattern = Pattern::new("^b").expect("a pattern");
+    let headers =
+        [("X-A".to_string(), Condition::Present), ("X-B".to_string(), Condition::Pattern(pattern))];
+    assert_eq!(matches.headers, headers);
+    assert_eq!(matches.arguments, [("c".to_string(), Condition::Absent)]);
+    assert_eq!(matches.cookies, [("d".to_string(), Condition::Equals("e".to_string()))]);
+    let Target::Pool { pool: 0, key: Some(key) } = &rule.target else { panic!("{rule:?}") };
+    assert_eq!(key.text(), "{path:2}-{client_ip}");
+    let statuses = Statuses { missing: 401, malformed: 403, not_found: 404, unavailable: 503 };
+    assert_eq!(rule.statuses, statuses);
+    let Target::Lookup { lookup: 0, key: Some(key), set } = &http.rules[1].target else {
+        panic!("{:?}", http.rules[1])
+    };
+    assert_eq!((key.text(), &set[..]), ("header:x", &[("s".to_string(), "t".to_string())][..]));
+    let Target::Reply(reply) = &http.rules[3].target else { panic!("no reply") };
+    assert_eq!((reply.status, reply.body.as_str(), reply.content_type.as_str()), (410, "b", "c/d"));
+    assert_eq!(reply.headers, [("X-E".to_string(), "f".to_string())]);
+}
+
+#[test]
+fn of_lookups() {
+    let config = load(HTTP).config;
+    let [redis, dns] = &config.lookups[..] else { panic!("{:?}", config.lookups) };
+    assert_eq!((redis.name.as_str(), dns.name.as_str()), ("redis", "dns"));
+    assert_eq!(redis.ttl, Some(seconds(31)));
+    let times = [redis.negative_ttl, redis.stale, redis.timeout, redis.connect_timeout];
+    assert_eq!(times, [32, 33, 35, 36].map(seconds));
+    assert_eq!((redis.idle_timeout, redis.entries_max, redis.retries), (seconds(37), 34, 4));
+    assert_eq!(redis.allowed.ports, [80..=80, 8000..=8999]);
+    assert_eq!(redis.allowed.networks, ["10.0.0.0/8".parse().expect("a network")]);
+    let LookupKind::Redis(store) = &redis.kind else { panic!("not redis") };
+    assert_eq!(
+        (store.url.as_str(), store.username.as_deref()),
+        ("redis://127.0.0.1:6380/2", Some("u"))
+    );
+    assert_eq!(store.password.as_ref().map(|secret| secret.reveal()), Some("p"));
+    assert_eq!((store.key.text(), store.field.text()), ("{key}", "{set:s}"));
+    assert_eq!(dns.allowed.networks.len(), 2);
+    let LookupKind::Dns(name) = &dns.kind else { panic!("not dns") };
+    assert_eq!((name.name.text(), name.port), ("n{host}", 81));
+    assert_eq!(name.search, Search::Domain("svc.example".to_string()));
+    assert_eq!(name.resolvers, ["10.0.0.2:53".parse().expect("an address")]);
+    assert_eq!((name.min_ttl, name.max_ttl, dns.ttl), (seconds(38), seconds(39), None));
 }
 
 #[test]

@@ -58,7 +58,7 @@ fn listener(name: &str, protocol: Protocol) -> Listener {
         name: name.into(),
         bind: vec![Address::Tcp(([127, 0, 0, 1], 9000).into())],
         protocol,
-        pool: 0,
+        pool: Some(0),
         backlog: 1024,
         socket: SOCKET,
         proxy: None,
@@ -91,6 +91,7 @@ fn config(pools: Vec<Pool>) -> Config {
             listener("plain", Protocol::Tcp { key: Some(TcpKey::ClientIp) }),
         ],
         pools,
+        lookups: Vec::new(),
         shown: Default::default(),
     }
 }

@@ -149,7 +149,7 @@ fn listener(name: &str) -> config::Listener {
         name: name.to_owned(),
         bind: Vec::new(),
         protocol: config::Protocol::Tcp { key: None },
-        pool: 0,
+        pool: Some(0),
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,

@@ -76,9 +76,9 @@ impl Routes {
     /// The table of the listener at `target`, or of the only listener.
     pub fn of_gateway(config: &Config, target: Option<SocketAddr>) -> anyhow::Result<Routes> {
         let listener = find_listener(config, target)?;
-        let pool = config
-            .pools
-            .get(listener.pool)
+        let pool = listener
+            .pool
+            .and_then(|index| config.pools.get(index))
             .with_context(|| format!("listener {} names no pool", listener.name))?;
         Ok(of_pool(pool))
     }

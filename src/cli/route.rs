@@ -176,10 +176,13 @@ fn shares(
             new.pools.iter().map(|new| (same(new), new)).collect::<Vec<_>>()
         }
         Some(_) => {
-            let pool = |config: &Config| -> Result<usize, Failure> {
+            let pool = |config: &Config| -> Result<Option<usize>, Failure> {
                 Ok(config.listeners[chosen(config, listener, |_| true)?].pool)
             };
-            vec![(old.pools.get(pool(old)?), &new.pools[pool(new)?])]
+            // Rules of an http listener choose by more than a key.
+            let new = pool(new)?.and_then(|index| new.pools.get(index));
+            let old = pool(old)?.and_then(|index| old.pools.get(index));
+            new.map(|new| (old, new)).into_iter().collect()
         }
     };
     for (old, new) in compared {

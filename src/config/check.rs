@@ -5,6 +5,7 @@
 
 mod frame;
 mod health;
+mod http;
 mod listener;
 mod pool;
 mod probe;
@@ -22,6 +23,7 @@ use super::fault::{Fault, Problem};
 use super::quantity::{Count, Quantity, Rule};
 use super::shape::Slot;
 use super::shown::shown;
+use super::value::{OneOf, ProtocolName};
 use super::{Address, Backend, Config, Limits, raw};
 use crate::balance::Algorithm;
 
@@ -40,6 +42,8 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
     /// The header of every listener's frames, by name.
     headers: Vec<(String, probe::Header)>,
     /// The `health` of every pool, in file order.
@@ -89,6 +93,17 @@ pub fn check(
         warnings: checker.warnings,
         config: config.filter(|_| faultless),
     }
+}
+
+/// Whether a listener speaks http, as far as can be said before listeners are checked.
+fn has_http(listeners: &Slot<Vec<Slot<raw::Listener>>>) -> bool {
+    let Slot::Present(listeners) = listeners else { return false };
+    listeners.iter().any(|listener| match listener {
+        Slot::Present(listener) => {
+            matches!(listener.protocol, Slot::Present(OneOf(ProtocolName::Http)))
+        }
+        Slot::Absent | Slot::Wrong(_) => false,
+    })
 }
 
 /// Checks a file of backends.
@@ -142,6 +157,7 @@ impl<'a> Checker<'a> {
             warnings: Vec::new(),
             bound: Vec::new(),
             declared: None,
+            declared_lookups: None,
             headers: Vec::new(),
             pending_checks: Vec::new(),
             own_limits: Vec::new(),
@@ -166,13 +182,19 @@ impl<'a> Checker<'a> {
 impl Checker<'_> {
     fn file(&mut self, raw: raw::File) -> Option<Config> {
         let root = Path::default();
-        let pools = self.pools(raw.pool, &root.key("pool"));
+        let pools = match raw.pool {
+            // Requests may go to lookups, or be answered here.
+            Slot::Absent if has_http(&raw.listener) => self.no_pools(),
+            pools => self.pools(pools, &root.key("pool")),
+        };
+        let lookups = self.lookups(raw.lookup, &root.key("lookup"));
         let listeners = self.listeners(raw.listener, &root.key("listener"));
         let pools = self.checks(pools);
         let admin = self.admin(raw.admin, &root.key("admin"));
         let log = self.log(raw.log, &root.key("log"));
         self.collisions();
         self.pools_unused();
+        self.lookups_unused();
         let sockets = match (&pools, &listeners) {
             (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
             _ => None,
@@ -184,6 +206,7 @@ impl Checker<'_> {
             log: log?,
             listeners: listeners?,
             pools: pools?,
+            lookups: lookups?,
             shown: shown(self.document.tree.get_ref()),
         })
     }

@@ -2,6 +2,7 @@
 //! the JSON Schema, so they speak to whoever writes a file.
 
 mod health;
+mod http;
 mod source;
 mod tls;
 
@@ -14,6 +15,7 @@ use serde::Deserialize;
 use serde::de::MapAccess;
 
 pub use self::health::{CheckName, Ejection, FieldValue, Health, Message};
+pub use self::http::{AccessLog, Forward, Http, HttpBackend, Lookup, Reply, Rule};
 pub use self::source::{BackendsFile, Source};
 pub use self::tls::{Certificate, ListenerTls, PoolTls};
 use super::fault::Problem;
@@ -45,7 +47,7 @@ table_shapes!(Runtime, Admin, Log, Listener, Frame, Tcp, ProxyProtocol, Pool, Ba
 /// Configuration of corelane.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
-#[schemars(deny_unknown_fields, extend("required" = ["listener", "pool"]))]
+#[schemars(deny_unknown_fields, extend("required" = ["listener"]))]
 pub struct File {
     /// Shards and limits of the process.
     pub runtime: Slot<Runtime>,
@@ -57,6 +59,8 @@ pub struct File {
     pub listener: Slot<Vec<Slot<Listener>>>,
     /// Where clients are sent, by name.
     pub pool: Slot<Entries<Pool>>,
+    /// How rules of HTTP listeners find addresses, by name.
+    pub lookup: Slot<Entries<Lookup>>,
 }
 
 /// Shards and limits of the process.
@@ -124,7 +128,7 @@ pub struct Log {
 #[serde(default)]
 #[schemars(
     deny_unknown_fields,
-    extend("required" = ["name", "bind", "protocol", "pool"])
+    extend("required" = ["name", "bind", "protocol"])
 )]
 pub struct Listener {
     /// Unique; a metric label.
@@ -133,7 +137,7 @@ pub struct Listener {
     pub bind: Slot<Vec<Slot<Address>>>,
     /// What the first bytes of a connection are.
     pub protocol: Slot<OneOf<ProtocolName>>,
-    /// Name of the pool its clients go to.
+    /// Name of the pool its clients go to. Required but for protocol "http", whose rules name it.
     pub pool: Slot<String>,
     /// Connections the kernel may complete before we accept them.
     #[schemars(transform = limits::BACKLOG.describe())]
@@ -151,6 +155,8 @@ pub struct Listener {
     pub frame: Slot<Frame>,
     /// Where the key comes from; for protocol "tcp".
     pub tcp: Slot<Tcp>,
+    /// How requests are read, and where they go; for protocol "http".
+    pub http: Slot<Http>,
     /// PROXY protocol expected from load balancers in front.
     pub proxy_protocol: Slot<ProxyProtocol>,
     /// TLS of its clients; without this table they connect in plain.

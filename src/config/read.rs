@@ -1,6 +1,7 @@
 //! From tree to raw structures, and the keys that nothing read.
 
-use schemars::JsonSchema;
+use std::sync::LazyLock;
+
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use toml::Spanned;
@@ -15,7 +16,8 @@ use super::raw;
 /// # Errors
 /// Should not happen, as every key accepts every value; what the TOML library says then.
 pub fn read(document: &Document<'_>) -> Result<Read<raw::File>, toml::de::Error> {
-    read_as(document)
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| raw::schema().to_value());
+    read_as(document, &SCHEMA)
 }
 
 /// Reads a file of backends in the same way.
@@ -23,14 +25,18 @@ pub fn read(document: &Document<'_>) -> Result<Read<raw::File>, toml::de::Error>
 /// # Errors
 /// As [`read`].
 pub fn read_backends(document: &Document<'_>) -> Result<Read<raw::BackendsFile>, toml::de::Error> {
-    read_as(document)
+    static SCHEMA: LazyLock<Value> =
+        LazyLock::new(|| raw::schema_of::<raw::BackendsFile>().to_value());
+    read_as(document, &SCHEMA)
 }
 
 /// What was read, and the keys that nothing read.
 type Read<T> = (T, Vec<(Path, Problem)>);
 
-fn read_as<T: DeserializeOwned + JsonSchema>(
+/// `schema` is that of `T`; it takes longer to make than most files take to read.
+fn read_as<T: DeserializeOwned>(
     document: &Document<'_>,
+    schema: &LazyLock<Value>,
 ) -> Result<Read<T>, toml::de::Error> {
     let mut tree = document.tree.get_ref().clone();
     blunt_table(&mut tree);
@@ -42,9 +48,8 @@ fn read_as<T: DeserializeOwned + JsonSchema>(
     if unknown.is_empty() {
         return Ok((file, Vec::new()));
     }
-    let schema = raw::schema_of::<T>().to_value();
     let unknown = unknown.into_iter().map(|path| {
-        let problem = unknown_key(&path, &schema);
+        let problem = unknown_key(&path, schema);
         (path, problem)
     });
     Ok((file, unknown.collect()))

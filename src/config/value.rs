@@ -1,5 +1,6 @@
 //! Values that are neither counts nor tables: texts, names from a list, addresses, networks.
 
+mod http;
 mod source;
 
 use std::net::{IpAddr, SocketAddr};
@@ -9,6 +10,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use schemars::{Schema, SchemaGenerator, json_schema};
 
+pub use self::http::{ConditionText, LookupKindName, PortRange, SearchText};
 pub use self::source::{Flag, KindName, OnEmptyText, Resolver, SecretText};
 use super::fault::{Problem, nearest};
 use super::quantity::{Count, Rule};
@@ -39,7 +41,7 @@ pub trait Named: Copy + 'static {
     /// Every name, in the order in which it is shown.
     const NAMES: &'static [(&'static str, Self)];
 
-    /// What to say about a name that is reserved, but not valid in this version.
+    /// What to say about a name that is not valid for a reason.
     fn reserved(_name: &str) -> Option<&'static str> {
         None
     }
@@ -87,16 +89,14 @@ pub enum ProtocolName {
     Frame,
     /// No preface.
     Tcp,
+    /// Requests.
+    Http,
 }
 
 impl Named for ProtocolName {
     const WHAT: &'static str = "protocol";
     const NAMES: &'static [(&'static str, Self)] =
-        &[("frame", ProtocolName::Frame), ("tcp", ProtocolName::Tcp)];
-
-    fn reserved(name: &str) -> Option<&'static str> {
-        (name == "http").then_some("this version does not serve http yet")
-    }
+        &[("frame", ProtocolName::Frame), ("tcp", ProtocolName::Tcp), ("http", ProtocolName::Http)];
 }
 
 impl Named for Algorithm {

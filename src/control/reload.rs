@@ -343,7 +343,9 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
     let old: Vec<_> =
         table.listeners.iter().map(|one| (&one.settings.name, &one.settings)).collect();
     let new: Vec<_> = layout.listeners.iter().map(|one| (&one.name, one)).collect();
-    let pool_of = |pools: &[&str], index: usize| pools.get(index).map(|name| (*name).to_owned());
+    let pool_of = |pools: &[&str], index: Option<usize>| {
+        index.and_then(|index| pools.get(index)).map(|name| (*name).to_owned())
+    };
     let old_pools: Vec<&str> = table.pools.iter().map(|pool| &*pool.settings.name).collect();
     let new_pools: Vec<&str> = layout.pools.iter().map(|pool| &*pool.name).collect();
     reloaded.listeners = changes(&old, &new, |old, new| {

@@ -13,13 +13,13 @@ use super::LogCells;
 use super::sink::Sink;
 
 /// How long a line may lie in a queue before the thread looks.
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// How long [`Writer::finish`] waits for a sink that takes nothing.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of text made before they are written.
-const BATCH_LEN: usize = 64 * 1024;
+pub(super) const BATCH_LEN: usize = 64 * 1024;
 
 /// Where lines come from.
 pub(super) trait Source: Send + 'static {
@@ -28,7 +28,7 @@ pub(super) trait Source: Send + 'static {
     fn fill(&mut self, batch: &mut Vec<u8>, len_max: usize);
 }
 
-enum Order {
+pub(super) enum Order {
     Reopen,
     Finish,
 }
@@ -57,9 +57,7 @@ impl Writer {
         let (alive, ended) = channel();
         let name = name.to_owned();
         std::thread::Builder::new().name(name.clone()).spawn(move || {
-            let outlet =
-                Outlet { name, sink, cells, batch: Vec::new(), written: 0, failing: false };
-            run(outlet, source, &inbox);
+            run(Outlet::new(name, sink, cells), source, &inbox);
             drop(alive);
         })?;
         Ok(Writer { orders, ended })
@@ -105,11 +103,11 @@ fn run(mut outlet: Outlet, mut source: impl Source, inbox: &Receiver<Order>) {
 }
 
 /// A sink, and the batch on its way there.
-struct Outlet {
+pub(super) struct Outlet {
     name: String,
     sink: Sink,
     cells: Arc<LogCells>,
-    batch: Vec<u8>,
+    pub(super) batch: Vec<u8>,
     /// Bytes of `batch` written already.
     written: usize,
     /// The last write failed, and was reported.
@@ -117,13 +115,23 @@ struct Outlet {
 }
 
 impl Outlet {
-    fn is_empty(&self) -> bool {
+    /// Nothing on its way yet.
+    pub(super) fn new(name: String, sink: Sink, cells: Arc<LogCells>) -> Outlet {
+        Outlet { name, sink, cells, batch: Vec::new(), written: 0, failing: false }
+    }
+
+    /// Bytes on their way.
+    pub(super) fn len(&self) -> usize {
+        self.batch.len() - self.written
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
         self.batch.is_empty()
     }
 
     /// Writes the batch, or drops it and counts its lines if the sink fails. `false` if the sink
     /// takes nothing now (a full FIFO) and the rest has to wait.
-    fn write(&mut self) -> bool {
+    pub(super) fn write(&mut self) -> bool {
         while self.written < self.batch.len() {
             match self.write_piece() {
                 Ok(len) => {
@@ -149,13 +157,13 @@ impl Outlet {
         self.sink.write(&self.batch[self.written..])
     }
 
-    fn lose_rest(&mut self) {
+    pub(super) fn lose_rest(&mut self) {
         let lines = count_lines(&self.batch[self.written..]);
         self.cells.lost.fetch_add(lines, Relaxed);
         self.written = self.batch.len();
     }
 
-    fn reopen(&mut self) {
+    pub(super) fn reopen(&mut self) {
         let mid_line = self.sink.is_mid_line();
         match self.sink.reopen() {
             Ok(true) => {}

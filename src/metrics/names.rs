@@ -104,6 +104,17 @@ families! {
         ["listener", "name"]
         "Until when a certificate is good, in seconds since 1970, by its first name.";
 
+    HTTP_REQUESTS = Counter "corelane_http_requests_total" ["listener", "rule", "class"]
+        "Requests by rule and class of the status (2xx); none: not answered. Rule -: none has it.";
+    HTTP_REFUSALS = Counter "corelane_http_refusals_total" ["listener", "reason"]
+        "Requests refused for what they are; only reasons that have occurred are present.";
+    HTTP_FAILURES = Counter "corelane_http_failures_total" ["listener", "reason"]
+        "Requests that a side failed or left; only reasons that have occurred are present.";
+    HTTP_UPGRADES = Counter "corelane_http_upgrades_total" ["listener", "result"]
+        "Requests for WebSocket: upgraded, or answered otherwise (refused).";
+    HTTP_DURATION = Histogram "corelane_http_request_seconds" ["listener"]
+        "Times from a request's first byte to the last byte of its response, or to its upgrade.";
+
     POOL_BACKENDS = Gauge "corelane_pool_backends" ["pool"]
         "Backends of the pool.";
     PLACEMENTS = Counter "corelane_placements_total" ["pool", "reason"]
@@ -192,6 +203,12 @@ families! {
         "Times an armed receive found all buffers of its shard in use.";
     SOCKETS_REUSED = Counter "corelane_backend_sockets_reused_total" []
         "Connections to backends begun with the socket of a session that was reset.";
+    KEPT_IDLE = Gauge "corelane_http_backend_connections_idle" []
+        "Connections to backends of HTTP listeners that wait for a request.";
+    KEPT_REUSED = Counter "corelane_http_backend_connections_reused_total" []
+        "Requests that found a connection which had waited for one.";
+    KEPT_STALE = Counter "corelane_http_backend_connections_stale_total" []
+        "Waiting connections found closed when a request needed one.";
     BUGS = Counter "corelane_bugs_total" []
         "Broken invariants of our own; anything but 0 deserves a report.";
 

@@ -2,6 +2,7 @@
 //! twice: the library's collector interface takes values straight from the shards' cells.
 
 mod health;
+mod http;
 mod tls;
 
 use std::fmt;
@@ -88,6 +89,7 @@ impl Collector for Cells {
         let table = self.observed.table.borrow().clone();
         self.process_wide(&mut page, &table)?;
         listeners(&mut page, &table)?;
+        http::requests(&mut page, &table)?;
         tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
         sources(&mut page, &self.observed.sources.borrow().clone())?;
@@ -153,6 +155,9 @@ impl Cells {
             (&names::RELAY_PIPES_EXHAUSTED, sum(|cell| &cell.relay_pipes_exhausted)),
             (&names::RELAY_BUFFERS_EXHAUSTED, sum(|cell| &cell.relay_buffers_exhausted)),
             (&names::SOCKETS_REUSED, sum(|cell| &cell.sockets_reused)),
+            (&names::KEPT_IDLE, sum(|cell| &cell.kept_idle)),
+            (&names::KEPT_REUSED, sum(|cell| &cell.kept_reused)),
+            (&names::KEPT_STALE, sum(|cell| &cell.kept_stale)),
         ] {
             page.family(family)?.number(&[], value)?;
         }
@@ -160,17 +165,21 @@ impl Cells {
     }
 
     fn logs(&self, page: &mut Writing) -> fmt::Result {
-        let Logs { operational, sessions } = &self.observed.logs;
+        let Logs { operational, sessions, access } = &self.observed.logs;
         let of_shards = self.observed.metrics.shards.sum(|cell| &cell.log_dropped);
         let mut dropped = page.family(&names::LOG_LINES_DROPPED)?;
         dropped.number(&["operational"], operational.dropped.load(Relaxed))?;
         dropped.number(&["sessions"], of_shards)?;
+        let of_access = self.observed.metrics.shards.sum(|cell| &cell.access_dropped);
+        dropped.number(&["access"], of_access)?;
         let mut lost = page.family(&names::LOG_LINES_LOST)?;
         lost.number(&["operational"], operational.lost.load(Relaxed))?;
         lost.number(&["sessions"], sessions.lost.load(Relaxed))?;
+        lost.number(&["access"], access.lost.load(Relaxed))?;
         let mut errors = page.family(&names::LOG_WRITE_ERRORS)?;
         errors.number(&["operational"], operational.write_errors.load(Relaxed))?;
-        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))
+        errors.number(&["sessions"], sessions.write_errors.load(Relaxed))?;
+        errors.number(&["access"], access.write_errors.load(Relaxed))
     }
 
     fn system(&self, page: &mut Writing) -> fmt::Result {

@@ -27,6 +27,10 @@ pub type StoredKey = SmallVec<[u8; 24]>;
 pub enum Stage {
     /// Its first bytes are being read, its TLS handshake among them.
     Preface,
+    /// It speaks HTTP, and is between two requests.
+    Idle,
+    /// It speaks HTTP, and a request is on its way.
+    Request,
     /// It waits for room on its backend.
     Wait,
     /// Its backend is being connected.
@@ -40,6 +44,8 @@ impl Stage {
     pub fn label(self) -> &'static str {
         match self {
             Stage::Preface => "preface",
+            Stage::Idle => "idle",
+            Stage::Request => "request",
             Stage::Wait => "wait",
             Stage::Connect => "connect",
             Stage::Relay => "relay",
@@ -62,6 +68,11 @@ impl Took {
     pub fn set(&self, duration: Duration) {
         let us = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
         self.0.set(us.min(u32::MAX - 1));
+    }
+
+    /// Forgets it.
+    pub fn clear(&self) {
+        self.0.set(u32::MAX);
     }
 
     /// What was noted, if anything.
@@ -102,6 +113,10 @@ pub struct Signal {
     pub ending: bool,
     /// Whether the epoll set has the socket.
     pub polled: bool,
+    /// Whether it was asked for input.
+    pub input: bool,
+    /// Whether it was asked for room.
+    pub room: bool,
 }
 
 /// What a look at the clock says about a session.
@@ -274,6 +289,14 @@ impl Session {
         let placed = placed.as_ref().and_then(|placed| placed.backend.as_ref());
         self.stage.get() == Stage::Relay
             && placed.is_some_and(|placed| Arc::ptr_eq(&placed.shared, backend))
+    }
+
+    /// Whether the socket of a side was reported since this was asked last.
+    pub fn take_report(&self, side: Side) -> bool {
+        let signal = self.signal(side);
+        let before = signal.get();
+        signal.set(Signal { reported: false, ..before });
+        before.reported
     }
 
     /// What was reported of the socket of a side before its session relays.

@@ -37,6 +37,16 @@ impl Shard {
         }
     }
 
+    /// Whether a backend takes sessions by the table in force. What is not the table's does.
+    pub fn serves(&self, pool: &Pool, backend: &Backend) -> bool {
+        let table = self.table();
+        table.pool(&pool.settings.name).is_none_or(|(_, pool)| {
+            let index = pool.position(backend);
+            let known = index.and_then(|index| pool.backends.get(index));
+            known.is_some_and(|backend| pool.in_service(backend))
+        })
+    }
+
     /// A connection that was made before it was needed.
     pub fn take_warm(&self, pool: &Pool, backend: &Backend) -> Option<Socket> {
         if pool.settings.warm == 0 {

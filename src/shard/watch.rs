@@ -195,7 +195,8 @@ impl Shard {
     ) -> impl Future<Output = io::Result<()>> {
         let signal = session.signal(side);
         let before = signal.get();
-        signal.set(Signal { reported: false, polled: true, ..before });
+        let Interest { input, room } = interest;
+        signal.set(Signal { reported: false, polled: true, input, room, ..before });
         let mut asked = Some(if before.polled {
             self.poller.change(socket, interest, token(session, side))
         } else {
@@ -205,6 +206,54 @@ impl Shard {
             Some(Err(error)) => Poll::Ready(Err(error)),
             _ if signal.get().reported => Poll::Ready(Ok(())),
             _ => Poll::Pending,
+        })
+    }
+
+    /// Has the socket of a side reported from now on: input, and room if asked for. What was asked
+    /// for stays, so that this is a system call once or twice in the life of a connection.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn watch(
+        &self,
+        session: &Session,
+        (side, socket): (Side, &Socket),
+        room: bool,
+    ) -> io::Result<()> {
+        let signal = session.signal(side);
+        let before = signal.get();
+        if before.input && (before.room || !room) {
+            return Ok(());
+        }
+        let interest = Interest { input: true, room: room || before.room };
+        signal.set(Signal { polled: true, input: true, room: interest.room, ..before });
+        match before.polled {
+            true => self.poller.change(socket, interest, token(session, side)),
+            false => self.poller.add(socket, interest, token(session, side)),
+        }
+    }
+
+    /// Has a watched socket reported again, after everybody else.
+    ///
+    /// # Errors
+    /// What epoll_ctl(2) says.
+    pub fn watch_again(
+        &self,
+        session: &Session,
+        (side, socket): (Side, &Socket),
+    ) -> io::Result<()> {
+        let room = session.signal(side).get().room;
+        self.poller.change(socket, Interest { input: true, room }, token(session, side))
+    }
+
+    /// Waits until a watched socket of a session is reported; [`Session::take_report`] says which.
+    pub fn reported_any(&self, session: &Session) -> impl Future<Output = ()> {
+        poll_fn(|_context| {
+            let reported = |side| session.signal(side).get().reported;
+            match reported(Side::Client) || reported(Side::Backend) {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
+            }
         })
     }
 }

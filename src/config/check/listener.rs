@@ -22,6 +22,7 @@ struct Preface {
     protocol: Option<ProtocolName>,
     frame: Slot<raw::Frame>,
     tcp: Slot<raw::Tcp>,
+    http: Slot<raw::Http>,
 }
 
 impl Checker<'_> {
@@ -62,9 +63,8 @@ impl Checker<'_> {
         let bind = self.bind(raw.bind, &path.key("bind"));
         let names = OneOf::<ProtocolName>::expected();
         let protocol = self.required(raw.protocol, &path.key("protocol"), &names);
-        let pool_path = path.key("pool");
-        let pool = self.required(raw.pool, &pool_path, "the name of a pool");
-        let pool = pool.and_then(|name| self.pool_index(&name, &pool_path));
+        let named = protocol.map(|OneOf(protocol)| protocol);
+        let pool = self.pool_of_listener(raw.pool, &path.key("pool"), named);
         let backlog = self.within(raw.backlog, &path.key("backlog"), limits::BACKLOG);
         let user_timeout = self.within(
             raw.tcp_user_timeout,
@@ -72,13 +72,12 @@ impl Checker<'_> {
             limits::TCP_USER_TIMEOUT,
         );
         let keepalive = self.keepalive(raw.tcp_keepalive, &path.key("tcp_keepalive"));
-        let named = protocol.map(|OneOf(protocol)| protocol);
-        let preface = Preface { protocol: named, frame: raw.frame, tcp: raw.tcp };
-        let protocol = self.protocol(preface, path, pool);
+        let preface = Preface { protocol: named, frame: raw.frame, tcp: raw.tcp, http: raw.http };
+        let protocol = self.protocol(preface, path, pool.flatten());
         if let Some(name) = &name {
             let header = match &protocol {
                 Some(Protocol::Frame(frame)) => Header::Of(frame.rules.layout.clone()),
-                Some(Protocol::Tcp { .. }) => Header::None,
+                Some(Protocol::Tcp { .. } | Protocol::Http(_)) => Header::None,
                 None => Header::Unknown,
             };
             self.headers.push((name.clone(), header));
@@ -108,18 +107,47 @@ impl Checker<'_> {
         complete.then(|| entries.into_iter().map(|(_, address)| address).collect())
     }
 
-    /// Checks both tables whatever the protocol is, so that no fault waits for the next run.
+    /// `Some(None)` for http, whose rules name pools.
+    fn pool_of_listener(
+        &mut self,
+        slot: Slot<String>,
+        path: &Path,
+        protocol: Option<ProtocolName>,
+    ) -> Option<Option<usize>> {
+        if protocol == Some(ProtocolName::Http) {
+            if !matches!(slot, Slot::Absent) {
+                let what = "an http listener has no pool of its own";
+                self.relation(path, Problem::new(what, "pool in [[listener.http.rule]]"));
+            }
+            return Some(None);
+        }
+        let name = self.required(slot, path, "the name of a pool")?;
+        self.pool_index(&name, path).map(Some)
+    }
+
+    /// Checks every table whatever the protocol is, so that no fault waits for the next run.
     fn protocol(&mut self, raw: Preface, path: &Path, pool: Option<usize>) -> Option<Protocol> {
         let (frame_path, tcp_path) = (path.key("frame"), path.key("tcp"));
+        let http_path = path.key("http");
         let framed = !matches!(raw.frame, Slot::Absent);
         let keyed_by_tcp = !matches!(raw.tcp, Slot::Absent);
+        let ruled = !matches!(raw.http, Slot::Absent);
         let frame = self.take(raw.frame, &frame_path).map(|raw| self.frame(raw, &frame_path));
         let tcp = self.take(raw.tcp, &tcp_path).map(|raw| self.tcp(raw, &tcp_path));
-        match raw.protocol? {
+        let http = self.take(raw.http, &http_path).map(|raw| self.http_listener(raw, &http_path));
+        let protocol = raw.protocol?;
+        let tables = [
+            (framed, &frame_path, ProtocolName::Frame, "frame"),
+            (keyed_by_tcp, &tcp_path, ProtocolName::Tcp, "tcp"),
+            (ruled, &http_path, ProtocolName::Http, "http"),
+        ];
+        for (written, path, of, name) in tables {
+            if written && of != protocol {
+                self.other_protocol(path, name);
+            }
+        }
+        match protocol {
             ProtocolName::Frame => {
-                if keyed_by_tcp {
-                    self.other_protocol(&tcp_path, "tcp");
-                }
                 if !framed {
                     let valid = "a table [listener.frame] with header, fields and key";
                     self.missing(&frame_path, valid);
@@ -131,14 +159,17 @@ impl Checker<'_> {
                 Some(Protocol::Frame(Box::new(listener)))
             }
             ProtocolName::Tcp => {
-                if framed {
-                    self.other_protocol(&frame_path, "frame");
-                }
                 if !keyed_by_tcp {
                     self.key_needed(pool, path);
                     return Some(Protocol::Tcp { key: None });
                 }
                 tcp?.map(|key| Protocol::Tcp { key: Some(key) })
+            }
+            ProtocolName::Http => {
+                if !ruled {
+                    self.missing(&http_path, "a table [listener.http] with rules");
+                }
+                http?.map(|http| Protocol::Http(Box::new(http)))
             }
         }
     }
@@ -243,10 +274,16 @@ impl Checker<'_> {
     }
 
     /// Name and algorithm of a pool if it needs a key.
-    fn keyed(&self, pool: Option<usize>) -> Option<(String, Algorithm)> {
+    pub(super) fn keyed(&self, pool: Option<usize>) -> Option<(String, Algorithm)> {
         let pool = self.declared.as_ref()?.get(pool?)?;
         let balance = pool.balance.filter(|balance| balance.is_keyed())?;
         Some((pool.name.clone(), balance))
+    }
+
+    /// Whether a pool is known not to need a key.
+    pub(super) fn balances_without_key(&self, pool: usize) -> bool {
+        let declared = self.declared.as_ref().and_then(|pools| pools.get(pool));
+        declared.and_then(|pool| pool.balance).is_some_and(|balance| !balance.is_keyed())
     }
 
     /// `Some(None)` when no PROXY protocol is expected.

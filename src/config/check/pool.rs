@@ -56,6 +56,12 @@ impl Checker<'_> {
         pools.into_iter().collect()
     }
 
+    /// A file without pools, which is good enough for some.
+    pub(super) fn no_pools(&mut self) -> Option<Vec<Pool>> {
+        self.declared = Some(Vec::new());
+        Some(Vec::new())
+    }
+
     fn pool(&mut self, raw: raw::Pool, name: &str, path: &Path) -> Option<Pool> {
         let names = OneOf::<Algorithm>::expected();
         let balance = self.required(raw.balance, &path.key("balance"), &names).map(|one| one.0);

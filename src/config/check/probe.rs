@@ -93,7 +93,7 @@ impl Checker<'_> {
         let kind = match kind? {
             CheckName::Tcp => Some(CheckKind::Tcp),
             CheckName::Bytes => self.bytes(bytes, path),
-            CheckName::Http => self.http(http, path),
+            CheckName::Http => self.http_probe(http, path),
         };
         let port = match (has_port, port) {
             (false, _) => None,
@@ -118,22 +118,22 @@ impl Checker<'_> {
         self.relation(path, Problem::new(format!("only for kind \"{name}\""), valid));
     }
 
-    fn http(
+    fn http_probe(
         &mut self,
         (target, host, status): (Slot<String>, Slot<String>, Slot<Expected>),
         path: &Path,
     ) -> Option<CheckKind> {
-        let target = self.target(target, &path.key("path"));
+        let target = self.probe_target(target, &path.key("path"));
         let has_host = !matches!(host, Slot::Absent);
         let host = self.host(host, &path.key("host"));
-        let status = self.status(status, &path.key("status"));
+        let status = self.probe_status(status, &path.key("status"));
         if has_host && host.is_none() {
             return None;
         }
         Some(CheckKind::Http { path: target?, host, status: status? })
     }
 
-    fn target(&mut self, slot: Slot<String>, path: &Path) -> Option<String> {
+    fn probe_target(&mut self, slot: Slot<String>, path: &Path) -> Option<String> {
         let target = self.or(slot, path, "/".to_string())?;
         if target.starts_with('/') && is_visible(&target) && !target.contains('#') {
             return Some(target);
@@ -153,7 +153,7 @@ impl Checker<'_> {
         None
     }
 
-    fn status(&mut self, slot: Slot<Expected>, path: &Path) -> Option<RangeInclusive<u16>> {
+    fn probe_status(&mut self, slot: Slot<Expected>, path: &Path) -> Option<RangeInclusive<u16>> {
         let Expected(status) = self.or(slot, path, Expected(200..=299))?;
         let bound = |status: &i128| u16::try_from(*status).ok().filter(|n| (100..=999).contains(n));
         let (Some(least), Some(most)) = (bound(status.start()), bound(status.end())) else {

@@ -7,8 +7,9 @@ use crate::backend::spare::SPARES_MAX;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
-use crate::config::{Address, Listener, Pool, limits};
+use crate::config::{Address, Listener, Pool, Protocol, limits};
 use crate::health::checker::CHECKS_MAX;
+use crate::http::rule::Target;
 use crate::relay::PIPES_MAX;
 
 /// Descriptors besides those of sessions, listeners and shards: logs, the admin interface's own
@@ -25,7 +26,7 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 pub(super) struct Sockets {
     /// Bound addresses of listeners.
     listening: u64,
-    /// Warm connections, all pools together.
+    /// Warm connections of all pools and idle ones of HTTP together.
     warm: u64,
     /// Of the control plane, for all sources together.
     sources: u64,
@@ -51,12 +52,35 @@ pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
         pinned if pool.sources.is_empty() => pinned,
         pinned => pinned.max(BACKENDS_OF_SOURCES),
     };
-    let warm = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
+    let warm: u64 = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
+    let idle: u64 = listeners.iter().map(|listener| idle(listener, pools, backends)).sum();
+    let warm = warm.saturating_add(idle);
     let sources = pools.iter().map(|pool| pool.sources.len() as u64 * DESCRIPTORS_PER_SOURCE).sum();
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
     let checking = pools.iter().filter(|pool| pool.health.check.is_some()).count();
     let checks = checking as u64 * CHECKS_MAX as u64;
     Sockets { listening, warm, sources, checks }
+}
+
+/// Idle connections that an http listener may keep in one shard.
+fn idle(listener: &Listener, pools: &[Pool], backends: impl Fn(&Pool) -> u64) -> u64 {
+    let Protocol::Http(http) = &listener.protocol else { return 0 };
+    let mut pools_named: Vec<usize> = Vec::new();
+    let mut lookups_named: Vec<usize> = Vec::new();
+    for rule in &http.rules {
+        match rule.target {
+            Target::Pool { pool, .. } => pools_named.push(pool),
+            Target::Lookup { lookup, .. } => lookups_named.push(lookup),
+            Target::Reply(_) => {}
+        }
+    }
+    for named in [&mut pools_named, &mut lookups_named] {
+        named.sort_unstable();
+        named.dedup();
+    }
+    let of_pools = pools_named.iter().filter_map(|index| pools.get(*index)).map(backends).sum();
+    let of_lookups = BACKENDS_OF_SOURCES.saturating_mul(lookups_named.len() as u64);
+    u64::from(http.backend.idle).saturating_mul(of_lookups.saturating_add(of_pools))
 }
 
 impl Sockets {

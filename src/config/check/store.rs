@@ -23,17 +23,17 @@ const SECRET_FILE_LEN_MAX: usize = 1 << 20;
 const PASSWORD_LEN_MAX: usize = 4_096;
 
 /// TLS files as written.
-struct TlsFiles {
-    ca: Slot<String>,
-    cert: Slot<String>,
-    key: Slot<String>,
+pub(super) struct TlsFiles {
+    pub ca: Slot<String>,
+    pub cert: Slot<String>,
+    pub key: Slot<String>,
 }
 
 /// Credentials as written.
-struct Credentials {
-    username: Slot<String>,
-    password: Slot<SecretText>,
-    password_file: Slot<String>,
+pub(super) struct Credentials {
+    pub username: Slot<String>,
+    pub password: Slot<SecretText>,
+    pub password_file: Slot<String>,
 }
 
 impl Checker<'_> {
@@ -50,33 +50,44 @@ impl Checker<'_> {
     }
 
     pub(super) fn redis_source(&mut self, raw: raw::Source, path: &Path) -> Option<SourceKind> {
-        let url_path = path.key("url");
-        let url = self.url(raw.url, &url_path, store_url::redis);
+        let url = self.url(raw.url, &path.key("url"), store_url::redis);
         let key = self.stored_name(raw.key, &path.key("key"), "the name of a hash");
         let credentials = Credentials {
             username: raw.username,
             password: raw.password,
             password_file: raw.password_file,
         };
-        let credentials = self.credentials(credentials, path);
+        let credentials = self.redis_credentials(credentials, url.as_ref(), path);
         let files =
             TlsFiles { ca: raw.tls_ca_file, cert: raw.tls_cert_file, key: raw.tls_key_file };
         let tls = self.tls(files, path, url.as_ref().map(|url| url.tls));
+        let (username, password) = credentials?;
+        let source = RedisSource { url: url?.url, key: key?, username, password, tls: tls? };
+        Some(SourceKind::Redis(source))
+    }
+
+    /// Credentials of a Redis, from its URL or from keys of their own.
+    pub(super) fn redis_credentials(
+        &mut self,
+        written: Credentials,
+        url: Option<&store_url::RedisUrl>,
+        path: &Path,
+    ) -> Option<(Option<String>, Option<Secret>)> {
+        let credentials = self.credentials(written, path);
         let (url, (mut username, mut password)) = (url?, credentials?);
         let twice = (url.username.is_some() && username.is_some())
             || (url.password.is_some() && password.is_some());
         if twice {
             let what = "credentials in the URL and in keys of their own";
             let problem = Problem::new(what, "one of both, best password_file").without_found();
-            self.relation(&url_path, problem);
+            self.relation(&path.key("url"), problem);
         }
-        username = username.or(url.username);
-        password = password.or(url.password);
+        username = username.or_else(|| url.username.clone());
+        password = password.or_else(|| url.password.clone());
         if username.is_some() && password.is_none() {
             self.missing(&path.key("password"), "the password of this user, or password_file");
         }
-        let source = RedisSource { url: url.url, key: key?, username, password, tls: tls? };
-        Some(SourceKind::Redis(source))
+        Some((username, password))
     }
 
     pub(super) fn etcd_source(&mut self, raw: raw::Source, path: &Path) -> Option<SourceKind> {
@@ -176,7 +187,7 @@ impl Checker<'_> {
         Some(SourceKind::Dns(source)).filter(|_| complete)
     }
 
-    fn url<T>(
+    pub(super) fn url<T>(
         &mut self,
         slot: Slot<SecretText>,
         path: &Path,
@@ -300,7 +311,12 @@ impl Checker<'_> {
         Some(password.to_string())
     }
 
-    fn tls(&mut self, raw: TlsFiles, path: &Path, secure: Option<bool>) -> Option<StoreTls> {
+    pub(super) fn tls(
+        &mut self,
+        raw: TlsFiles,
+        path: &Path,
+        secure: Option<bool>,
+    ) -> Option<StoreTls> {
         let keys = ["tls_ca_file", "tls_cert_file", "tls_key_file"];
         let [ca_path, cert_path, key_path] = keys.map(|key| path.key(key));
         if secure == Some(false) {

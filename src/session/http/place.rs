@@ -1,0 +1,201 @@
+//! A connection to a backend for one request: the pool's choice, then as many others as it allows;
+//! one that is kept, or a new one.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::{Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
+use super::Connection;
+use crate::backend;
+use crate::end::{End, Side};
+use crate::placement::Search;
+use crate::proxy;
+use crate::shard::admission::{self, Turned};
+use crate::shard::{Shard, token};
+use crate::stream::Stream;
+use crate::table::{Backend, Pool};
+
+/// A connection to a backend, for one request.
+pub(super) struct Link {
+    /// The connection.
+    pub stream: Stream,
+    /// Whether it had requests before.
+    pub requests: u32,
+    /// What has to be sent before the request.
+    pub header: Vec<u8>,
+    /// A receive may give something.
+    pub readable: bool,
+}
+
+/// A client that is to get a raw connection to a backend.
+pub(super) struct Upgraded {
+    /// The connection.
+    pub link: Stream,
+    /// Whose it is; the session stays counted there.
+    pub backend: Arc<Backend>,
+    /// No byte either way for this long ends it.
+    pub idle_timeout: Duration,
+    /// Whether early ends count.
+    pub ejecting: bool,
+}
+
+/// A request that counts on its backend, until this is dropped.
+pub(super) struct Seat {
+    /// The backend.
+    pub backend: Arc<Backend>,
+    shard: usize,
+    active: bool,
+    stays: bool,
+}
+
+impl Seat {
+    fn new(backend: &Arc<Backend>, shard: usize) -> Seat {
+        Seat { backend: backend.clone(), shard, active: false, stays: false }
+    }
+
+    /// The backend is connected.
+    fn begin(&mut self) {
+        if !self.active {
+            let cells = self.backend.shared.cells.of(self.shard);
+            cells.sessions.add(1);
+            cells.active.add(1);
+            self.active = true;
+        }
+    }
+
+    /// The session goes on there as a relay, whose end counts it out.
+    pub(super) fn stay(mut self) -> Arc<Backend> {
+        self.stays = true;
+        self.backend.clone()
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        if self.stays {
+            return;
+        }
+        self.backend.shared.closed();
+        if self.active {
+            self.backend.shared.cells.of(self.shard).active.sub(1);
+        }
+    }
+}
+
+impl Connection<'_> {
+    /// The next backend of a search, with a connection to it.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) async fn next_backend(
+        &mut self,
+        pool: &Arc<Pool>,
+        search: &mut Search<'_>,
+        keeps: bool,
+    ) -> Result<(Link, Seat), Turned> {
+        let (shard, session) = (self.shard, self.session);
+        loop {
+            let choice = shard.choose(search)?;
+            let backend = &pool.backends[choice.backend];
+            if let Some(placed) = &mut *session.placed.borrow_mut() {
+                placed.backend = Some(backend.clone());
+                placed.placement = Some(choice.placement);
+            }
+            match admission::enter(shard, session, self.client.socket(), (pool, backend)).await {
+                Ok(()) => {}
+                Err(Turned::Away(end)) => {
+                    if end == End::AdmissionTimeout {
+                        session.interrupt.take();
+                    }
+                    search.failed(end)?;
+                    continue;
+                }
+                Err(Turned::Back) => return Err(Turned::Back),
+            }
+            let mut seat = Seat::new(backend, shard.index);
+            session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
+            match self.link(pool, backend, keeps).await {
+                Ok(link) => {
+                    pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
+                    seat.begin();
+                    return Ok((link, seat));
+                }
+                Err(end) => {
+                    drop(seat);
+                    search.failed(end)?;
+                }
+            }
+        }
+    }
+
+    /// A connection to this backend: a kept one if there is one and `keeps`, else a new one.
+    pub(super) async fn link(
+        &mut self,
+        pool: &Pool,
+        backend: &Backend,
+        keeps: bool,
+    ) -> Result<Link, End> {
+        let (shard, session) = (self.shard, self.session);
+        if keeps && let Some(link) = kept_link(shard, session, backend) {
+            session.connect_time.set(Duration::ZERO);
+            return Ok(link);
+        }
+        let connected = self.new_link(pool, backend).await;
+        session.stage.set(Stage::Request);
+        match &connected {
+            Ok(_) => backend.shared.connected(),
+            Err(end) if end.side() == Side::Backend => shard.note_failing(backend, *end),
+            Err(_) => {}
+        }
+        connected
+    }
+
+    async fn new_link(&mut self, pool: &Pool, backend: &Backend) -> Result<Link, End> {
+        let (shard, session) = (self.shard, self.session);
+        session.signal(Side::Backend).set(Signal::default());
+        let socket = backend::connect(shard, session, pool, backend).await?;
+        let mut header = Vec::new();
+        let stream = if pool.settings.tls.is_some() {
+            let target = (pool, backend, socket);
+            Box::pin(secure_backend(shard, session, &self.client, target)).await?
+        } else {
+            if pool.settings.proxy_out {
+                header = proxy::build(proxied_addresses(session, self.client.socket()));
+            }
+            Stream::Plain(socket)
+        };
+        // A TLS session may hold what came with its handshake.
+        let readable = stream.tls().is_some();
+        Ok(Link { stream, requests: 0, header, readable })
+    }
+}
+
+fn kept_link(shard: &Shard, session: &Session, backend: &Backend) -> Option<Link> {
+    let own = token(session, Side::Backend);
+    let kept = shard.kept().take(backend, own, shard.cells())?;
+    let named = kept.token == Some(own);
+    // Nothing had come when it was taken: what comes is reported.
+    let polled = kept.token.is_some();
+    let signal = Signal { polled, input: named, ..Signal::default() };
+    session.signal(Side::Backend).set(signal);
+    let readable = kept.stream.tls().is_some();
+    Some(Link { stream: kept.stream, requests: kept.requests, header: Vec::new(), readable })
+}
+
+/// Where a request is to be placed, for its session's record.
+pub(super) fn note_placed(session: &Session, pool: &Arc<Pool>, home: Option<usize>, version: u64) {
+    *session.placed.borrow_mut() = Some(Placed {
+        pool: pool.clone(),
+        backend: home.and_then(|home| pool.backends.get(home)).cloned(),
+        placement: None,
+        table_version: version,
+    });
+}
+
+/// Looks for room now, where a pool's backends bear so much only.
+pub(super) fn with_room<'s>(search: Search<'s>, pool: &Pool) -> Search<'s> {
+    match pool.settings.health.is_limiting() {
+        true => search.with_room_at(Instant::now()),
+        false => search,
+    }
+}
