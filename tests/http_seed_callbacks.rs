@@ -12,14 +12,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use gateway::{Gateway, ONE_SHARD};
-use hickory_net::proto::op::{Message, Query, ResponseCode};
+use hickory_net::proto::op::ResponseCode;
 use hickory_net::proto::rr::rdata::A;
 use hickory_net::proto::rr::{Name, RData, Record};
+use side_by_side::exchange::exchange;
 use side_by_side::nginx::Nginx;
 use side_by_side::recorder::Recorder;
 use side_by_side::{Answer, Case, FieldDifference, NO_HEAD, at, faults, faults_of_theirs, own, send};
-use stores::dns::{Dns, respond, response};
-use stores::process::{Directory, free_port, pause};
+use stores::dns::{Dns, SlowResolver, respond, response};
+use stores::process::{Directory, free_port, until};
 
 // Why we do something else.
 const STRICT: &str = "what two programs can read in two ways is refused";
@@ -421,12 +422,263 @@ fn nginx_does_what_is_recorded() {
     assert!(cases.len() > 300, "{} cases", cases.len());
     let mut all = Vec::new();
     for case in &cases {
-        let begun = Instant::now();
         let theirs = send(nginx.address, &fleet.recorder, &case.bytes, case.hostile);
-        if begun.elapsed() > Duration::from_millis(300) {
-            eprintln!("slow {} {:?}", case.name, begun.elapsed());
-        }
         all.extend(faults_of_theirs(case, &theirs));
     }
     side_by_side::report(&all);
+}
+
+#[test]
+fn the_same_comes_of_every_request_on_both() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let to_us = gateway.address("callbacks");
+    let mut all = Vec::new();
+    for case in &cases() {
+        let theirs = send(nginx.address, &fleet.recorder, &case.bytes, case.hostile);
+        let ours = send(to_us, &fleet.recorder, &case.bytes, case.hostile);
+        all.extend(faults(case, &theirs, &ours, EVERYWHERE));
+    }
+    side_by_side::report(&all);
+}
+
+/// Answers to `count` requests, one after the other.
+fn answers(to: SocketAddr, fleet: &Fleet, bytes: &[u8], count: usize) -> Vec<Option<Answer>> {
+    (0..count).map(|_| send(to, &fleet.recorder, bytes, false).answer()).collect()
+}
+
+/// Answers to `count` requests at once: statuses only, as arrivals mix.
+fn statuses_at_once(to: SocketAddr, bytes: &[u8], count: usize) -> Vec<u16> {
+    let asking: Vec<_> = (0..count)
+        .map(|_| {
+            let bytes = bytes.to_vec();
+            std::thread::spawn(move || exchange(to, &bytes, false).responses[0].status)
+        })
+        .collect();
+    asking.into_iter().map(|thread| thread.join().unwrap()).collect()
+}
+
+#[test]
+fn two_requests_on_one_connection_are_two() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let two = [post("/mail", "1"), post("/", "2")].concat();
+    for to in [nginx.address, gateway.address("callbacks")] {
+        let outcome = send(to, &fleet.recorder, &two, true);
+        let at: Vec<u8> = outcome.arrivals.iter().map(|arrival| arrival.backend).collect();
+        let bodies = outcome.heard.responses.iter().map(|one| one.body.clone());
+        assert_eq!((at, outcome.heard.responses.len()), (vec![11, 2], 2));
+        let expected = [b"backend 11\n".to_vec(), b"backend 2\n".to_vec()];
+        assert_eq!(bodies.collect::<Vec<_>>(), expected);
+    }
+}
+
+/// What callers say about themselves is passed on by nginx, believed by us from trusted ones only.
+#[test]
+fn what_callers_say_about_themselves() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let claims = "server: 1\r\nX-Forwarded-For: 10.1.1.1\r\nX-Real-IP: 10.1.1.1\r\n\
+                  X-Forwarded-Proto: https\r\n";
+    let bytes = request("POST /", claims, "");
+    let theirs = send(nginx.address, &fleet.recorder, &bytes, false).arrivals.remove(0);
+    let ours = send(gateway.address("callbacks"), &fleet.recorder, &bytes, false);
+    let ours = ours.arrivals.first().expect("it arrives").clone();
+    assert_eq!(theirs.value("x-forwarded-for"), Some("10.1.1.1"));
+    assert_eq!(theirs.value("x-forwarded-proto"), Some("https"));
+    assert_eq!(ours.value("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(ours.value("x-forwarded-proto"), Some("http"));
+    assert_eq!(ours.value("x-real-ip"), None);
+}
+
+/// Idle connections to backends are kept, as ten of them were meant to be.
+#[test]
+fn backends_are_not_dialled_for_every_request() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let bytes = post("/", "1");
+    let dialled = |to| {
+        let before = fleet.recorder.connections();
+        assert_eq!(answers(to, &fleet, &bytes, 20), vec![Some(at(1)); 20]);
+        fleet.recorder.connections() - before
+    };
+    assert_eq!(dialled(nginx.address), 20);
+    let dials = dialled(gateway.address("callbacks"));
+    assert!(dials <= 2, "{dials} connections for 20 requests, one after the other");
+}
+
+/// Nothing is remembered about a name that is not there: each request asks again. Ours asks once
+/// for all that come within a second.
+#[test]
+fn names_that_are_not_there_are_not_asked_for_again_and_again() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let bytes = post("/", "77");
+    let asked = |to| {
+        let before = fleet.dns.questions();
+        assert_eq!(answers(to, &fleet, &bytes, 20), vec![Some(own(502)); 20]);
+        fleet.dns.questions() - before
+    };
+    assert_eq!(asked(nginx.address), 20);
+    let begun = Instant::now();
+    let questions = asked(gateway.address("callbacks"));
+    // Two kinds of records may be asked for.
+    let most = 2 * (usize::try_from(begun.elapsed().as_secs()).unwrap() + 1);
+    assert!(questions <= most, "{questions} questions, {most} at most");
+}
+
+/// Many callers of one zone at once are one question.
+#[test]
+fn a_herd_asks_once() {
+    let fleet = Fleet::start(600);
+    let slow = SlowResolver::start(fleet.dns.address());
+    slow.delay(Duration::from_millis(300));
+    let nginx =
+        fleet.nginx_with(&format!("search {ZONE}\nnameserver {}\n", slow.address));
+    let gateway = Gateway::start(&fleet.config(slow.address));
+    let bytes = post("/", "2");
+    let asked = |to| {
+        let before = fleet.dns.questions();
+        assert_eq!(statuses_at_once(to, &bytes, 20), vec![200; 20]);
+        fleet.dns.questions() - before
+    };
+    let theirs = asked(nginx.address);
+    assert!(theirs > 10, "{theirs}");
+    let ours = asked(gateway.address("callbacks"));
+    assert!(ours <= 2, "{ours}");
+}
+
+/// A zone that moves: nginx sends callers to the old place for a minute, whatever its record says.
+/// So do we with the file as it is; without its `ttl` the record's own counts.
+#[test]
+fn records_say_how_long_they_count() {
+    let mut fleet = Fleet::start(1);
+    let nginx = fleet.nginx();
+    let config = fleet.config(fleet.dns.address());
+    let minute = Gateway::start(&config);
+    assert_eq!(config.matches("\nttl = \"60s\"\n").count(), 1);
+    let records_own = Gateway::start(&config.replace("\nttl = \"60s\"\n", "\n"));
+    let bytes = post("/", "1");
+    let all = [nginx.address, minute.address("callbacks"), records_own.address("callbacks")];
+    for to in all {
+        assert_eq!(answers(to, &fleet, &bytes, 1), [Some(at(1))]);
+    }
+    let moved: Vec<String> = records()
+        .into_iter()
+        .map(|record| match record.contains("zone1-default") {
+            true => record.replace("127.0.3.1", "127.0.3.3"),
+            false => record,
+        })
+        .collect();
+    let moved: Vec<&str> = moved.iter().map(String::as_str).collect();
+    fleet.dns.restart_authority(1, &moved);
+    until("the new place", || answers(all[2], &fleet, &bytes, 1) == [Some(at(3))]);
+    assert_eq!(answers(all[0], &fleet, &bytes, 1), [Some(at(1))]);
+    assert_eq!(answers(all[1], &fleet, &bytes, 1), [Some(at(1))]);
+}
+
+/// A resolver that is gone, or stands still: known zones go on, of others callers are told soon.
+#[test]
+fn a_resolver_that_is_gone_or_stands_still() {
+    let mut fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let to_us = gateway.address("callbacks");
+    for to in [nginx.address, to_us] {
+        assert_eq!(answers(to, &fleet, &post("/", "1"), 1), [Some(at(1))]);
+    }
+    fleet.dns.process.pause();
+    let theirs = nginx.address;
+    let patient = std::thread::spawn(move || {
+        let begun = Instant::now();
+        (exchange(theirs, &post("/", "2"), false).responses[0].status, begun.elapsed())
+    });
+    let begun = Instant::now();
+    assert_eq!(answers(to_us, &fleet, &post("/", "2"), 1), [Some(own(502))]);
+    let waited = begun.elapsed();
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    assert_eq!(answers(to_us, &fleet, &post("/", "1"), 3), [Some(at(1)); 3]);
+    let (status, waited) = patient.join().unwrap();
+    assert_eq!(status, 502);
+    assert!(waited > Duration::from_secs(9), "five times two seconds, not {waited:?}");
+    fleet.dns.process.kill();
+    for to in [nginx.address, to_us] {
+        assert_eq!(answers(to, &fleet, &post("/", "1"), 3), [Some(at(1)); 3]);
+        assert_eq!(answers(to, &fleet, &post("/", "3"), 1), [Some(own(502))]);
+    }
+}
+
+/// Names that cannot be names, which nginx's library sends to the resolver all the same: it does not
+/// answer, and the caller holds a request for ten seconds.
+#[test]
+fn names_that_cannot_be_asked_for() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let zones = ["1..2".to_owned(), "../1".to_owned(), "1".repeat(100)];
+    let begun = Instant::now();
+    for zone in &zones {
+        let to_us = gateway.address("callbacks");
+        assert_eq!(answers(to_us, &fleet, &post("/", zone), 1), [Some(own(403))], "{zone}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    let waiting = zones.map(|zone| {
+        let to = nginx.address;
+        std::thread::spawn(move || {
+            let begun = Instant::now();
+            (exchange(to, &post("/", &zone), false).responses[0].status, begun.elapsed())
+        })
+    });
+    for thread in waiting {
+        let (status, waited) = thread.join().unwrap();
+        assert_eq!(status, 502);
+        assert!(waited > Duration::from_secs(9), "{waited:?}");
+    }
+}
+
+/// Somebody answers with an address for another name: nginx's library takes it, and all callers of
+/// the zone with it for a minute.
+#[test]
+fn an_answer_to_another_question_is_not_believed() {
+    let fleet = Fleet::start(600);
+    let questions = Arc::new(AtomicUsize::new(0));
+    let count = questions.clone();
+    let liar = respond(move |question| {
+        count.fetch_add(1, Ordering::Relaxed);
+        let name = Name::from_ascii("elsewhere.test.").unwrap();
+        let mut answer = response(question, ResponseCode::NoError);
+        let address = RData::A(A::new(127, 0, 3, 9));
+        answer.add_answer(Record::from_rdata(name, 60, address));
+        Some(answer.to_vec().unwrap())
+    });
+    let nginx = fleet.nginx_with(&format!("search {ZONE}\nnameserver {liar}\n"));
+    let gateway = Gateway::start(&fleet.config(liar));
+    assert_eq!(answers(nginx.address, &fleet, &post("/", "1"), 1), [Some(at(9))]);
+    let asked = questions.load(Ordering::Relaxed);
+    assert_eq!(
+        answers(gateway.address("callbacks"), &fleet, &post("/", "1"), 1),
+        [Some(own(502))]
+    );
+    assert!(questions.load(Ordering::Relaxed) > asked, "it was asked");
+}
+
+/// With `domain` instead of `search` in resolv.conf, which is as good, every request is an error.
+#[test]
+fn a_domain_is_no_search_list_for_nginx() {
+    let fleet = Fleet::start(600);
+    let nginx = fleet.nginx_with(&format!("domain {ZONE}\nnameserver {}\n", fleet.dns.address()));
+    assert_eq!(answers(nginx.address, &fleet, &post("/", "1"), 1), [Some(own(500))]);
+    assert!(nginx.said().contains("attempt to concatenate a nil value"), "{}", nginx.said());
+}
+
+/// A backend that refuses is not retried by nginx as configured, and is asked for by every request.
+#[test]
+fn a_backend_that_comes_back_is_used() {
+    let fleet = Fleet::start(600);
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway());
+    let both = [nginx.address, gateway.address("callbacks")];
+    for to in both {
+        assert_eq!(answers(to, &fleet, &post("/", "6"), 2), [Some(own(502)); 2]);
+    }
+    fleet.recorder.backend(([127, 0, 3, 66], fleet.port).into(), 66);
+    assert_eq!(answers(both[0], &fleet, &post("/", "6"), 1), [Some(at(66))]);
+    until("used again", || answers(both[1], &fleet, &post("/", "6"), 1) == [Some(at(66))]);
 }
