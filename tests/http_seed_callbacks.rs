@@ -18,7 +18,9 @@ use hickory_net::proto::rr::{Name, RData, Record};
 use side_by_side::exchange::exchange;
 use side_by_side::nginx::Nginx;
 use side_by_side::recorder::Recorder;
-use side_by_side::{Answer, Case, FieldDifference, NO_HEAD, at, faults, faults_of_theirs, own, send};
+use side_by_side::{
+    Answer, Case, FieldDifference, NO_HEAD, at, faults, faults_of_theirs, own, send,
+};
 use stores::dns::{Dns, SlowResolver, respond, response};
 use stores::process::{Directory, free_port, until};
 
@@ -130,10 +132,8 @@ impl Fleet {
         let directory = Directory::new("resolv");
         let file = directory.path().join("resolv.conf");
         std::fs::write(&file, resolv_conf).unwrap();
-        let values = [
-            ("RESOLV_CONF", file.display().to_string()),
-            ("BACKEND_PORT", self.port.to_string()),
-        ];
+        let values =
+            [("RESOLV_CONF", file.display().to_string()), ("BACKEND_PORT", self.port.to_string())];
         Nginx::start("callbacks.conf", &values)
     }
 
@@ -232,8 +232,21 @@ fn zone_cases() -> Vec<Case> {
         case("1-mail.x", at(9)).but(own(403), INJECTION),
     ];
     for zone in [
-        "1.", ".1", "1.evil.test.", "1/2", "1 2", "1,2", "1_2", "1%2e", "*", "1\"",
-        "1;2", "$1", "{1}", "1\\0002", "zone\u{e9}",
+        "1.",
+        ".1",
+        "1.evil.test.",
+        "1/2",
+        "1 2",
+        "1,2",
+        "1_2",
+        "1%2e",
+        "*",
+        "1\"",
+        "1;2",
+        "$1",
+        "{1}",
+        "1\\0002",
+        "zone\u{e9}",
     ] {
         cases.push(case(zone, own(502)).but(own(403), INJECTION));
     }
@@ -368,8 +381,7 @@ fn hostile_cases() -> Vec<Case> {
         fields("two hosts", "Host: other.test\r\n", "", own(400)),
         fields("a host twice", "Host: gate.test\r\n", "", own(400)),
         fields("many fields", &many, "", at(1)).but(own(431), LIMITS),
-        fields("9 KB", &format!("X-A: {}\r\n", "a".repeat(9_000)), "", own(400))
-            .but(at(1), LIMITS),
+        fields("9 KB", &format!("X-A: {}\r\n", "a".repeat(9_000)), "", own(400)).but(at(1), LIMITS),
         fields("40 KB", &format!("X-A: {}\r\n", "a".repeat(40_000)), "", own(400))
             .but(own(431), LIMITS),
         line("post / HTTP/1.1", own(400)),
@@ -394,8 +406,12 @@ fn hostile_cases() -> Vec<Case> {
         raw("host of two words", &format!("POST / HTTP/1.1\r\nHost: a b\r\n{zone}\r\n"), own(400)),
         raw("ends of line", &format!("POST / HTTP/1.1\nHost: gate.test\nserver: 1\n\n"), at(1))
             .but(own(400), STRICT),
-        raw("one end of line", &format!("POST / HTTP/1.1\r\nHost: gate.test\nserver: 1\r\n\r\n"), at(1))
-            .but(own(400), STRICT),
+        raw(
+            "one end of line",
+            &format!("POST / HTTP/1.1\r\nHost: gate.test\nserver: 1\r\n\r\n"),
+            at(1),
+        )
+        .but(own(400), STRICT),
         raw("TLS", "\x16\x03\x01\x02\x00\x01\x00\x01\r\n\r\n", own(400)),
         raw("binary", "\0\0\0\0\r\n\r\n", own(400)),
     ];
@@ -533,8 +549,7 @@ fn a_herd_asks_once() {
     let fleet = Fleet::start(600);
     let slow = SlowResolver::start(fleet.dns.address());
     slow.delay(Duration::from_millis(300));
-    let nginx =
-        fleet.nginx_with(&format!("search {ZONE}\nnameserver {}\n", slow.address));
+    let nginx = fleet.nginx_with(&format!("search {ZONE}\nnameserver {}\n", slow.address));
     let gateway = Gateway::start(&fleet.config(slow.address));
     let bytes = post("/", "2");
     let asked = |to| {
@@ -653,10 +668,7 @@ fn an_answer_to_another_question_is_not_believed() {
     let gateway = Gateway::start(&fleet.config(liar));
     assert_eq!(answers(nginx.address, &fleet, &post("/", "1"), 1), [Some(at(9))]);
     let asked = questions.load(Ordering::Relaxed);
-    assert_eq!(
-        answers(gateway.address("callbacks"), &fleet, &post("/", "1"), 1),
-        [Some(own(502))]
-    );
+    assert_eq!(answers(gateway.address("callbacks"), &fleet, &post("/", "1"), 1), [Some(own(502))]);
     assert!(questions.load(Ordering::Relaxed) > asked, "it was asked");
 }
 

@@ -26,7 +26,7 @@ const NOT_AN_ADDRESS: &str = "what is no address is not used, here or as the nam
 const ARGUMENT_NAMES: &str = "arguments are told apart by capitals, as everywhere but in nginx";
 const HOP: &str = "meant for the next neighbour only";
 const UNDERSCORE: &str = "a name with an underscore is a good name; nginx drops it unasked";
-const SHAPE: &str = "bytes that cannot be part of a key are not sent to Redis";
+const REFUSED: &str = "an error of Redis was taken for a node whose name is false";
 
 /// Every request that reaches a node.
 const EVERYWHERE: &[FieldDifference] = &[
@@ -155,11 +155,8 @@ fn argument_cases() -> Vec<Case> {
                     _ => own(500),
                 };
                 let part = |name: &str, value: Option<&str>| value.map(|v| format!("{name}={v}"));
-                let parts = [
-                    part("platform", platform),
-                    part("nodeName", node),
-                    part("threadId", thread),
-                ];
+                let parts =
+                    [part("platform", platform), part("nodeName", node), part("threadId", thread)];
                 let mut parts: Vec<String> = parts.into_iter().flatten().collect();
                 for _ in 0..2 {
                     let query = parts.join("&");
@@ -185,12 +182,12 @@ fn value_cases() -> Vec<Case> {
         case("name", own(502)).but(own(500), NOT_AN_ADDRESS),
         case("nothing", own(502)).but(own(500), NOT_AN_ADDRESS),
         case("path", at(1)).but(own(500), NOT_AN_ADDRESS),
-        case("userinfo", own(500)).but(own(500), NOT_AN_ADDRESS),
-        case("escape", own(500)).but(own(500), NOT_AN_ADDRESS),
-        case("blank", own(500)).but(own(500), NOT_AN_ADDRESS),
+        case("userinfo", own(502)).but(own(500), NOT_AN_ADDRESS),
+        case("escape", own(502)).but(own(500), NOT_AN_ADDRESS),
+        case("blank", own(502)).but(own(500), NOT_AN_ADDRESS),
         case("elsewhere", at(9)).but(own(500), OPEN_PROXY),
         case("refused", own(502)).but(own(500), "one status for all that is not to be had"),
-        Case::new("not a hash", get(text), own(500)),
+        Case::new("not a hash", get(text), own(502)).but(own(500), REFUSED),
     ]
 }
 
@@ -290,4 +287,183 @@ fn nginx_does_what_is_recorded() {
         all.extend(faults_of_theirs(case, &theirs));
     }
     side_by_side::report(&all);
+}
+
+#[test]
+fn the_same_comes_of_every_request_on_both() {
+    let fleet = Fleet::start();
+    let logs = Directory::new("logs");
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(logs.path()));
+    let to_us = gateway.address("games");
+    let mut all = Vec::new();
+    for case in &cases() {
+        let theirs = send(nginx.address, &fleet.recorder, &case.bytes, case.hostile);
+        let ours = send(to_us, &fleet.recorder, &case.bytes, case.hostile);
+        all.extend(faults(case, &theirs, &ours, EVERYWHERE));
+    }
+    side_by_side::report(&all);
+}
+
+/// An upgraded connection, past the 101.
+fn upgrade(to: SocketAddr, query: &str) -> (u16, BufReader<TcpStream>) {
+    let mut stream = TcpStream::connect_timeout(&to, DEADLINE).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut bytes = request(&format!("GET /ws?{query}"), UPGRADE);
+    // Bytes of the first frame, before the answer.
+    bytes.extend_from_slice(b"early");
+    stream.write_all(&bytes).unwrap();
+    let mut reader = BufReader::new(stream);
+    let response = read_response(&mut reader, false).unwrap().expect("a response");
+    (response.status, reader)
+}
+
+#[test]
+fn upgrades_reach_the_node_with_the_same_fields_on_both() {
+    let fleet = Fleet::start();
+    let logs = Directory::new("logs");
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(logs.path()));
+    let arrivals = [nginx.address, gateway.address("games")].map(|to| {
+        fleet.recorder.take();
+        let (status, mut reader) = upgrade(to, NODE_1);
+        assert_eq!(status, 101);
+        let mut echo = [0; 5];
+        reader.read_exact(&mut echo).unwrap();
+        assert_eq!(&echo, b"early");
+        // Frames are bytes, any bytes.
+        let frames: Vec<u8> = (0..300_000_u32).map(|n| (n * 7 % 251) as u8).collect();
+        let mut writer = reader.get_ref().try_clone().unwrap();
+        let sent = frames.clone();
+        let writing = std::thread::spawn(move || writer.write_all(&sent).unwrap());
+        let mut back = vec![0; frames.len()];
+        reader.read_exact(&mut back).unwrap();
+        writing.join().unwrap();
+        assert!(back == frames);
+        let port = reader.get_ref().local_addr().unwrap().port();
+        let mut arrival = fleet.recorder.take().remove(0);
+        let told = format!("127.0.0.1:{port}");
+        assert_eq!(arrival.value("x-forwarded-for"), Some(&*told));
+        assert_eq!(arrival.value("x-real_ip"), Some("127.0.0.1"));
+        assert_eq!(arrival.value("host"), Some("play.test"));
+        arrival.fields.retain(|(name, _)| !name.eq_ignore_ascii_case("x-forwarded-for"));
+        // Words without capitals that matter.
+        for (name, value) in &mut arrival.fields {
+            if name.eq_ignore_ascii_case("connection") || name.eq_ignore_ascii_case("upgrade") {
+                value.make_ascii_lowercase();
+            }
+        }
+        (arrival.backend, arrival.line(), arrival.sorted_fields())
+    });
+    assert_eq!(arrivals[0], arrivals[1]);
+}
+
+/// Files below a folder, by their paths in it.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut found: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
+    found.sort();
+    found
+}
+
+/// What Redis holds names nginx' log file: with dots and slashes it is somebody else's file.
+#[test]
+fn a_log_file_per_node_and_none_elsewhere() {
+    let fleet = Fleet::start();
+    let place = Directory::new("logs");
+    let logs = place.path().join("nodes");
+    std::fs::create_dir(&logs).unwrap();
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(&logs));
+    let odd = get("platform=dev&nodeName=odd&threadId=escape");
+    for to in [nginx.address, gateway.address("games")] {
+        for bytes in [&get(NODE_1), &odd] {
+            exchange(to, bytes, false);
+        }
+    }
+    let log = format!("{}_access.log", fleet.place(1));
+    let theirs = nginx.directory.path().join("logs").join(&log);
+    let ours = logs.join(&log);
+    for file in [&theirs, &ours] {
+        until("a line", || std::fs::read_to_string(file).is_ok_and(|text| text.ends_with('\n')));
+    }
+    // The same line but for the time, the length of a page of ours, and what nginx adds.
+    let text = std::fs::read_to_string(&ours).unwrap();
+    assert!(text.contains(&format!("\"GET /ws?{NODE_1} HTTP/1.1\" 200 ")), "{text}");
+    let words = |file| {
+        let text = std::fs::read_to_string(file).unwrap();
+        let (before, after) = text.lines().next().unwrap().split_once('[').unwrap();
+        (before.to_owned(), after.split_once(']').unwrap().1.to_owned())
+    };
+    assert_eq!(words(&theirs), words(&ours));
+    assert!(nginx.directory.path().join("escape_access.log").exists());
+    assert_eq!(files(place.path()), Vec::<PathBuf>::new());
+    let ours = files(&logs);
+    assert!(ours.iter().all(|file| file.parent() == Some(&*logs)), "{ours:?}");
+}
+
+fn answers(to: SocketAddr, fleet: &Fleet, query: &str, count: usize) -> Vec<Option<Answer>> {
+    (0..count).map(|_| send(to, &fleet.recorder, &get(query), false).answer()).collect()
+}
+
+/// A connection to Redis for each request; ours has one, and remembers.
+#[test]
+fn redis_is_not_dialled_for_every_request() {
+    let fleet = Fleet::start();
+    let logs = Directory::new("logs");
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(logs.path()));
+    let dialled = |to| {
+        let before = connections(&fleet.redis);
+        assert_eq!(answers(to, &fleet, NODE_1, 20), vec![Some(at(1)); 20]);
+        // Our looking is one of them.
+        connections(&fleet.redis) - before - 1
+    };
+    assert_eq!(dialled(nginx.address), 20);
+    let dials = dialled(gateway.address("games"));
+    assert!(dials <= 2, "{dials}");
+}
+
+fn connections(redis: &Redis) -> usize {
+    let info = redis::cmd("INFO").arg("stats").query::<String>(&mut redis.connection()).unwrap();
+    let line = info.lines().find(|line| line.starts_with("total_connections_received:")).unwrap();
+    line.split(':').nth(1).unwrap().trim().parse().unwrap()
+}
+
+/// A node that moves is known at once on both: by a question for each request there, and because
+/// Redis says so here.
+#[test]
+fn a_node_that_moves() {
+    let fleet = Fleet::start();
+    let logs = Directory::new("logs");
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(logs.path()));
+    let both = [nginx.address, gateway.address("games")];
+    for to in both {
+        assert_eq!(answers(to, &fleet, NODE_1, 1), [Some(at(1))]);
+    }
+    fleet.put("dev", "wgamed", "1", &fleet.place(3));
+    assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(at(3))]);
+    let moved = Instant::now();
+    until("the new place", || answers(both[1], &fleet, NODE_1, 1) == [Some(at(3))]);
+    assert!(moved.elapsed() < Duration::from_secs(2), "{:?}", moved.elapsed());
+}
+
+/// Redis stands still, and dies: nginx sends everybody away, we those only whose node is not known.
+#[test]
+fn a_redis_that_is_gone_or_stands_still() {
+    let mut fleet = Fleet::start();
+    let logs = Directory::new("logs");
+    let (nginx, gateway) = (fleet.nginx(), fleet.gateway(logs.path()));
+    let both = [nginx.address, gateway.address("games")];
+    let other = "nodeName=wgamed&threadId=2&platform=dev";
+    let third = "nodeName=wgamed&threadId=3&platform=dev";
+    for to in both {
+        assert_eq!(answers(to, &fleet, NODE_1, 1), [Some(at(1))]);
+    }
+    fleet.redis.process.pause();
+    let begun = Instant::now();
+    assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(own(500))]);
+    assert_eq!(answers(both[1], &fleet, other, 1), [Some(own(500))]);
+    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert_eq!(answers(both[1], &fleet, NODE_1, 5), [Some(at(1)); 5]);
+    fleet.redis.process.kill();
+    assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(own(500))]);
+    assert_eq!(answers(both[1], &fleet, third, 1), [Some(own(500))]);
+    assert_eq!(answers(both[1], &fleet, NODE_1, 5), [Some(at(1)); 5]);
 }

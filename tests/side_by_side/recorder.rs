@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use crate::stores::process::{DEADLINE, pause};
 
+/// What "dGhlIHNhbXBsZSBub25jZQ==", the key of RFC 6455's example, is answered with.
+const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+
 /// A request that a backend got.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrival {
@@ -127,7 +130,11 @@ fn echo_after_upgrade(
     mut reader: BufReader<TcpStream>,
 ) -> std::io::Result<()> {
     stream.write_all(
-        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        format!(
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\
+             Connection: Upgrade\r\nSec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
+        )
+        .as_bytes(),
     )?;
     let mut bytes = [0; 65536];
     loop {
