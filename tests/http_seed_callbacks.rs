@@ -32,6 +32,7 @@ const TWICE: &str = "a field that is there twice became the text of a Lua table"
 const HOP: &str = "meant for the next neighbour only";
 const UNDERSCORE: &str = "a name with an underscore is a good name; nginx drops it unasked";
 const NO_RESPONSE: &str = "to HTTP/1.0 any bytes are a response, which callers got as it was";
+const METHODS: &str = "a method is a word, with or without capitals, and \"post\" is not POST";
 const LIMITS: &str = "the limits of heads are others";
 
 /// Every request that reaches a backend.
@@ -384,7 +385,7 @@ fn hostile_cases() -> Vec<Case> {
         fields("9 KB", &format!("X-A: {}\r\n", "a".repeat(9_000)), "", own(400)).but(at(1), LIMITS),
         fields("40 KB", &format!("X-A: {}\r\n", "a".repeat(40_000)), "", own(400))
             .but(own(431), LIMITS),
-        line("post / HTTP/1.1", own(400)),
+        line("post / HTTP/1.1", own(400)).but(own(405), METHODS),
         line("POST  / HTTP/1.1", at(1)).but(own(400), STRICT),
         line("POST / HTTP/1.1 ", at(1)).but(own(400), STRICT),
         line("POST /a b HTTP/1.1", own(400)),

@@ -26,6 +26,7 @@ const NOT_AN_ADDRESS: &str = "what is no address is not used, here or as the nam
 const ARGUMENT_NAMES: &str = "arguments are told apart by capitals, as everywhere but in nginx";
 const HOP: &str = "meant for the next neighbour only";
 const UNDERSCORE: &str = "a name with an underscore is a good name; nginx drops it unasked";
+const METHODS: &str = "a method is a word, with or without capitals, and \"get\" is not GET";
 const REFUSED: &str = "an error of Redis was taken for a node whose name is false";
 
 /// Every request that reaches a node.
@@ -211,7 +212,7 @@ fn request_cases() -> Vec<Case> {
         query("nodeName=wgamed;threadId=1;platform=dev", own(500)),
         query("xnodeName=wgamed&threadId=1&platform=dev", own(500)),
         query("nodeName=wgamed&threadId=1=2&platform=dev", own(500)),
-        query("nodeName=wgamed%00&threadId=1&platform=dev", own(500)),
+        query("nodeName=wgamed%00&threadId=1&platform=dev", own(500)).but(own(400), STRICT),
         query("nodeName=wgamed%0d%0aDEL&threadId=1&platform=dev", own(500)),
         query("nodeName=../wgamed&threadId=1&platform=dev", own(500)),
         query("nodeName=*&threadId=*&platform=*", own(500)),
@@ -255,7 +256,7 @@ fn hostile_cases() -> Vec<Case> {
     vec![
         line(&format!("GET  /ws?{NODE_1}"), at(1)).but(own(400), STRICT),
         line(&format!("GET /ws?{NODE_1} x"), own(400)),
-        line(&format!("get /ws?{NODE_1}"), own(400)),
+        line(&format!("get /ws?{NODE_1}"), own(400)).but(at(1), METHODS),
         line(&format!("GET /ws?{NODE_1}#x"), at(1)).but(own(400), STRICT),
         line(&format!("GET /%00/ws?{NODE_1}"), own(400)),
         fields("nonsense", at(1)).but(own(400), STRICT),

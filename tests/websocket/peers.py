@@ -6,6 +6,7 @@ idle PORT PATH N holds N connections open, prints "open", waits for a line, chec
 """
 
 import asyncio
+import http
 import os
 import random
 import sys
@@ -40,7 +41,7 @@ async def echo(connection, _path=None):
 async def refuse(path, _fields):
     """An ordinary response instead of an upgrade."""
     if "refuse" in path:
-        return 403, [("X-Reason", "refused")], b"not you\n"
+        return http.HTTPStatus.FORBIDDEN, [("X-Reason", "refused")], b"not you\n"
     return None
 
 
