@@ -66,10 +66,10 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// In file order; a listener's `pool` is an index into this list.
     pub pools: Vec<Pool>,
-    /// In file order; rules of HTTP listeners have indices into this list.
-    pub lookups: Vec<Lookup>,
     /// The file, with defaults, without secrets.
     pub shown: Shown,
+    /// In file order; rules of HTTP listeners have indices into this list.
+    pub lookups: Vec<Lookup>,
 }
 
 /// `[runtime]`
@@ -159,6 +159,8 @@ pub struct Listener {
     pub protocol: Protocol,
     /// Index into [`Config::pools`]; `None` for http, whose rules name pools.
     pub pool: Option<usize>,
+    /// Index into [`Config::lookups`]; instead of a pool.
+    pub lookup: Option<usize>,
     /// Queue of connections the kernel completed and we have not accepted.
     pub backlog: u32,
     /// Options that accepted sockets inherit.

@@ -3,6 +3,7 @@
 
 pub mod commands;
 pub mod edits;
+pub mod lookups;
 pub mod reload;
 pub mod sources;
 
@@ -18,6 +19,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use self::commands::Command;
 use self::edits::Edits;
+use self::lookups::Lookups;
 use self::sources::Sources;
 use crate::admin::audit::Audit;
 use crate::admin::{self, AdminListener, AdminState, Phase, Stage};
@@ -49,7 +51,9 @@ pub struct Control {
     pub tables: watch::Sender<Arc<Table>>,
     /// Where backends come from.
     pub sources: Sources,
-    /// The same, for the pages.
+    /// Who answers shards' questions.
+    pub lookups: Lookups,
+    /// Of sources, for the pages.
     pub source_views: watch::Sender<Arc<[SourceView]>>,
     /// The configuration in force, for the pages.
     pub configs: watch::Sender<Arc<Config>>,
@@ -260,7 +264,11 @@ impl Control {
 
     /// What a table of this configuration is made of now.
     fn layout(&self, config: &Config) -> Layout {
-        layout(config, self.tables.borrow().generation, &self.sources, self.edits.state())
+        let (generation, lookups) = {
+            let table = self.tables.borrow();
+            (table.generation, table.lookups.clone())
+        };
+        Layout { lookups, ..layout(config, generation, &self.sources, self.edits.state()) }
     }
 
     fn show_sources(&self) {
@@ -315,7 +323,7 @@ impl Control {
 }
 
 /// What a table is made of: the configuration, with the backends that its sources have now, and
-/// with what operators have changed of that.
+/// with what operators have changed of that; without lookups.
 pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State) -> Layout {
     let pool = |pool: &config::Pool| config::Pool {
         backends: sources.backends(pool, edits),
@@ -325,6 +333,7 @@ pub fn layout(config: &Config, generation: u64, sources: &Sources, edits: &State
         generation,
         listeners: config.listeners.clone(),
         pools: config.pools.iter().map(pool).collect(),
+        lookups: Vec::new(),
         connections_max: config.runtime.max_connections,
     }
 }

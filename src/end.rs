@@ -160,8 +160,6 @@ reasons! {
         PoolEmpty => "pool_empty", Us;
         /// A reload took the listener's pool away before the session was placed.
         PoolRemoved => "pool_removed", Us;
-        /// The lookup has no answer.
-        LookupFailed => "lookup_failed", Us;
         /// The key's backend is marked down and `on_down = "reject"`, or every backend is.
         BackendDown => "backend_down", Us;
         /// The key's backend fails its checks and `on_down = "reject"`, or every backend does.
@@ -194,6 +192,19 @@ reasons! {
         ConnectNameless => "connect_nameless", Client;
         /// Any other failure to connect.
         ConnectFailed => "connect_failed", Backend;
+
+        /// The key cannot be part of the name that the lookup asks for.
+        LookupNameInvalid => "lookup_name_invalid", Client;
+        /// The lookup's store says that there is nothing.
+        LookupNothing => "lookup_nothing", Backend;
+        /// The lookup's store says what is no address, or one outside `allow` and `allow_ports`.
+        LookupRefused => "lookup_refused", Backend;
+        /// The lookup's store did not answer, or not with an answer.
+        LookupFailed => "lookup_failed", Backend;
+        /// The lookup's store did not answer in time.
+        LookupTimeout => "lookup_timeout", Backend;
+        /// Too many sessions or questions wait for the lookup's store.
+        LookupBusy => "lookup_busy", Us;
     }
 }
 
@@ -256,6 +267,11 @@ impl End {
         (End::TlsTimeout as u8..=End::TlsName as u8).contains(&(self as u8))
     }
 
+    /// Whether a lookup found no backend for a session.
+    pub fn is_lookup(self) -> bool {
+        self as u8 >= End::LookupNameInvalid as u8 && self as u8 <= End::LookupBusy as u8
+    }
+
     /// Whether no backend could be had for a session that knew its pool.
     pub fn is_placement(self) -> bool {
         self as u8 >= End::PoolEmpty as u8
@@ -312,5 +328,16 @@ reasons! {
         PassedOver => "passed_over", Us;
         /// No key; `missing_key` names this pool.
         KeyMissing => "key_missing", Us;
+        /// The address that a lookup gave.
+        Lookup => "lookup", Us;
+        /// The address that a lookup gave before; it is over, and its store gives no other.
+        LookupStale => "lookup_stale", Us;
+    }
+}
+
+impl Placement {
+    /// Whether a lookup gave the address; pools place nobody so.
+    pub fn is_lookup(self) -> bool {
+        matches!(self, Placement::Lookup | Placement::LookupStale)
     }
 }

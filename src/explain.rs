@@ -5,16 +5,20 @@
 //! that failed a moment ago, sessions of others) is not known here.
 
 mod http;
+mod lookup;
 
 use std::fmt::{self, Write as _};
 use std::io;
 
 pub use self::http::explain_http;
 use crate::balance::{Algorithm, Balance, Candidates, PickState};
-use crate::config::{BackendState, Config, FrameListener, Listener, MissingKey, Pool, Protocol};
+use crate::config::{
+    BackendState, Config, FrameListener, Listener, Lookup, MissingKey, Pool, Protocol,
+};
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
-use crate::http::rule::Target;
+use crate::http::rule;
+use crate::http::template::Gap;
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
 use crate::movement::Standing;
@@ -66,10 +70,10 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
     let Some(listener) = config.listeners.get(listener) else {
         return Err(ExplainError::ListenerUnknown(listener));
     };
-    let (Protocol::Frame(frame), Some(pool)) = (&listener.protocol, listener.pool) else {
+    let (Protocol::Frame(frame), Some(target)) = (&listener.protocol, target(listener)) else {
         return Err(ExplainError::NotFramed(listener.name.clone()));
     };
-    let page = Page { config, name: &listener.name, frame, pool, bytes };
+    let page = Page { config, name: &listener.name, frame, target, bytes };
     Ok(page.to_string())
 }
 
@@ -81,7 +85,8 @@ pub fn explain(config: &Config, listener: usize, bytes: &[u8]) -> Result<String,
 ///
 /// The pool is the listener's, or the one `missing_key` names for the empty key; `-` stands for a
 /// pool or backend that the key would not get: an empty or overlong key on a frame listener that
-/// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are).
+/// rejects it, or no backend (the home is down under `on_down = "reject"`, or all are). For a
+/// lookup its name stands for the pool's, and what it would be asked for the backend's.
 ///
 /// Keyed algorithms need nothing but the key; `bounded_load`, which depends on live sessions, is
 /// left out. For the others, and for the empty key where an algorithm gives that to anybody, the
@@ -102,9 +107,19 @@ pub fn route(
     };
     let mut pools: Vec<Trial> = config.pools.iter().map(Trial::new).collect();
     for key in keys {
-        let index = pool_of(listener, &key);
         write!(out, "{}", Escaped(&key))?;
-        match index.and_then(|index| pools.get_mut(index)) {
+        let pool = match target_of(listener, &key) {
+            Some(Target::Lookup(index)) => {
+                let Some(lookup) = config.lookups.get(index) else { continue };
+                let question = lookup::question(lookup, &key);
+                let question = question.as_ref().map_or("-", |text| text.as_str());
+                writeln!(out, "\t{}\t{question}", lookup.name)?;
+                continue;
+            }
+            Some(Target::Pool(index)) => Some(index),
+            None => None,
+        };
+        match pool.and_then(|index| pools.get_mut(index)) {
             None => out.write_all(b"\t-\t-\n")?,
             Some(trial) => match trial.place(&key) {
                 Ok(index) => {
@@ -118,26 +133,46 @@ pub fn route(
     Ok(())
 }
 
+/// Where a listener sends a key; an index in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Pool(usize),
+    Lookup(usize),
+}
+
+fn target(listener: &Listener) -> Option<Target> {
+    let lookup = listener.lookup.map(Target::Lookup);
+    listener.pool.map(Target::Pool).or(lookup)
+}
+
 /// The pool in which a listener would look for this key's backend; `None` if it would refuse the
-/// key.
+/// key, or look it up.
 pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
+    match target_of(listener, key) {
+        Some(Target::Pool(index)) => Some(index),
+        Some(Target::Lookup(_)) | None => None,
+    }
+}
+
+fn target_of(listener: &Listener, key: &[u8]) -> Option<Target> {
     match &listener.protocol {
-        Protocol::Tcp { .. } => listener.pool,
+        Protocol::Tcp { .. } => target(listener),
         Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
         Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {
             MissingKey::Reject => None,
-            MissingKey::Pool(index) => Some(index),
+            MissingKey::Pool(index) => Some(Target::Pool(index)),
         },
-        Protocol::Frame(_) => listener.pool,
+        Protocol::Frame(_) => target(listener),
         // Rules choose, and they ask more than a key: only where one pool has keys it is clear.
         Protocol::Http(http) => {
             let mut keyed = http.rules.iter().filter_map(|rule| match &rule.target {
-                Target::Pool { pool, key: Some(_) } => Some(*pool),
-                Target::Pool { .. } | Target::Lookup { .. } | Target::Reply(_) => None,
+                rule::Target::Pool { pool, key: Some(_) } => Some(*pool),
+                rule::Target::Pool { .. }
+                | rule::Target::Lookup { .. }
+                | rule::Target::Reply(_) => None,
             });
-            keyed
-                .next()
-                .filter(|first| key.len() <= KEY_LEN_MAX && keyed.all(|pool| pool == *first))
+            let first = keyed.next().filter(|_| key.len() <= KEY_LEN_MAX)?;
+            keyed.all(|pool| pool == first).then_some(Target::Pool(first))
         }
     }
 }
@@ -203,8 +238,8 @@ struct Page<'c> {
     config: &'c Config,
     name: &'c str,
     frame: &'c FrameListener,
-    /// The listener's pool.
-    pool: usize,
+    /// Where it sends keys.
+    target: Target,
     bytes: &'c [u8],
 }
 
@@ -314,7 +349,12 @@ impl Page<'_> {
             Preface::Key(key) => {
                 writeln!(f, "key      {} ({})", Shown(&key), Count(key.len(), "byte"))?;
                 write_rest(f, self.bytes.len() - frames_len)?;
-                write_placement(f, self.config.pools.get(self.pool), &key)
+                match self.target {
+                    Target::Pool(pool) => write_placement(f, self.config.pools.get(pool), &key),
+                    Target::Lookup(lookup) => {
+                        write_question(f, self.config.lookups.get(lookup), &key)
+                    }
+                }
             }
             Preface::KeyMissing => {
                 write_rest(f, self.bytes.len() - frames_len)?;
@@ -332,6 +372,23 @@ impl Page<'_> {
                 writeln!(f, "\noutcome  closed: {} in the body above", end.label())
             }
             Preface::NeedMore(total) => self.write_incomplete(f, total),
+        }
+    }
+}
+
+/// What a lookup is asked about a key.
+fn write_question(f: &mut fmt::Formatter<'_>, lookup: Option<&Lookup>, key: &[u8]) -> fmt::Result {
+    let Some(lookup) = lookup else { return Ok(()) };
+    writeln!(f, "\nlookup   {}", lookup.name)?;
+    match lookup::question(lookup, key) {
+        Ok(question) => writeln!(f, "asks     {question}"),
+        Err(unfilled) => {
+            let why = match unfilled.gap {
+                Gap::Missing => "missing",
+                Gap::Malformed(unfit) => unfit.label(),
+            };
+            let end = End::LookupNameInvalid.label();
+            writeln!(f, "outcome  closed: {end}: the key cannot be part of the name ({why})")
         }
     }
 }

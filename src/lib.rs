@@ -76,6 +76,7 @@ pub mod input;
 pub mod key;
 mod listen;
 pub mod log;
+pub mod lookup;
 pub mod metrics;
 pub mod movement;
 mod placement;

@@ -6,6 +6,7 @@
 
 mod health;
 pub mod http;
+mod lookup;
 pub mod names;
 pub mod page;
 mod process;
@@ -13,8 +14,10 @@ pub mod tls;
 
 pub use health::{HealthCells, Waits};
 pub use http::{HttpCells, Requests, RuleCells};
+pub use lookup::{AskedCells, Looked, LookupCells};
 pub use tls::TlsCells;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
@@ -248,9 +251,15 @@ pub struct ShardCells {
     pub bugs: Counter,
 }
 
-/// One cell per shard.
+/// One cell per shard; a clone is the same cells.
 #[derive(Debug)]
-pub struct PerShard<T>(Box<[CachePadded<T>]>);
+pub struct PerShard<T>(Arc<[CachePadded<T>]>);
+
+impl<T> Clone for PerShard<T> {
+    fn clone(&self) -> PerShard<T> {
+        PerShard(self.0.clone())
+    }
+}
 
 impl<T: Default> PerShard<T> {
     /// Cells for this many shards.

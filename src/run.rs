@@ -17,6 +17,7 @@ use crate::admin::AdminListener;
 use crate::backend::{self, SourceError};
 use crate::config::Config;
 use crate::control::edits::Edits;
+use crate::control::lookups::Lookups;
 use crate::control::sources::Sources;
 use crate::control::{self, Control, Ended, Plane};
 use crate::health::watch::HealthWatch;
@@ -30,7 +31,7 @@ use crate::shard::mailbox::ShardHandle;
 use crate::shard::ring::{self, RingError};
 use crate::shard::{self, Loads, Setup};
 use crate::sys;
-use crate::table::Table;
+use crate::table::{Layout, Table};
 
 /// Why the process could not run.
 #[derive(Debug)]
@@ -140,7 +141,10 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let plane = Plane::start()?;
     let sources = plane.first(first_sets(&config));
     let edits = Edits::load(config.runtime.state_dir.clone());
+    let mut lookups = Lookups::new(shards);
+    let prepared = lookups.prepare(&config.lookups);
     let layout = control::layout(&config, 1, &sources, edits.state());
+    let layout = Layout { lookups: prepared, ..layout };
     let table = Arc::new(Table::first(&layout, shards));
     let metrics =
         Arc::new(Metrics { process: ProcessCells::default(), shards: PerShard::new(shards) });
@@ -148,6 +152,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let change = bindings.prepare(&config.listeners).map_err(RunError::Bind)?;
     let bound = bindings.take(change, &table);
     let (running, ended) = start_shards(&config, &metrics, bound, senders.into_iter().zip(access))?;
+    plane.first(async { lookups.adopt(&table.lookups, &running.mailboxes) });
     let tables = watch::Sender::new(table);
     let health = plane.first(async { HealthWatch::start(tables.subscribe()) });
     let mut control = Control {
@@ -159,6 +164,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
         tables,
         source_views: watch::Sender::new(sources.views().into()),
         sources,
+        lookups,
         configs: watch::Sender::new(config.clone()),
         audit: Arc::default(),
         edits,

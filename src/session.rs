@@ -1,6 +1,7 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
 mod http;
+pub mod looked_up;
 mod preface;
 mod secure;
 mod state;
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use socket2::SockRef;
 
 use self::preface::First;
-pub use self::state::{Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
+pub use self::state::{Asked, Birth, Direction, Look, Placed, Session, Signal, Stage, StoredKey};
 use crate::backend;
 use crate::config::{Listener, MissingKey, Pool as Settings, Protocol, TcpKey};
 use crate::end::{End, Placement, Side};
@@ -41,14 +42,21 @@ pub async fn run(shard: Rc<Shard>, session: Rc<Session>, socket: OwnedFd) {
 
 /// What the first bytes said.
 struct Caller {
-    /// Index of the pool in the listener's configuration.
-    pool: usize,
+    /// Where it goes.
+    target: Target,
     /// Reason to give for a first choice.
     placement: Placement,
     /// Its connection.
     client: Stream,
     /// What was read, and when.
     first: First,
+}
+
+/// Where a caller goes, by an index in the listener's configuration.
+#[derive(Debug, Clone, Copy)]
+enum Target {
+    Pool(usize),
+    Lookup(usize),
 }
 
 /// A session that has its backend.
@@ -98,7 +106,12 @@ async fn begin(shard: &Shard, session: &Session, client: Socket) -> Result<Begun
         return Box::pin(begin_http(shard, session, client, listener)).await;
     }
     let mut caller = read_caller(shard, session, client, listener).await?;
-    let (backend, identity) = match place(shard, session, &caller).await {
+    let placed = match caller.target {
+        Target::Pool(_) => place(shard, session, &caller).await,
+        // Few wait for long: the others do not pay for it in the size of their tasks.
+        Target::Lookup(lookup) => Box::pin(looked_up::place(shard, session, lookup)).await,
+    };
+    let (backend, identity) = match placed {
         Ok(placed) => placed,
         Err(end) => {
             // A client inside TLS hears that this is the end; one that reads nothing does not.
@@ -154,29 +167,33 @@ async fn read_caller(
         // Apart: most listeners have none, and their tasks should not have room for it.
         reader = Box::pin(secure::accept(reader, tls)).await?;
     }
-    // Only http listeners have none, and they do not come here.
-    let pool = listener.pool.ok_or(End::PoolRemoved)?;
+    let target = match (listener.pool, listener.lookup) {
+        (Some(pool), _) => Target::Pool(pool),
+        (None, Some(lookup)) => Target::Lookup(lookup),
+        // Only http listeners have neither, and they do not come here.
+        (None, None) => return Err(End::PoolRemoved),
+    };
     let caller = match &listener.protocol {
-        Protocol::Tcp { key: None } => (pool, Placement::Home),
+        Protocol::Tcp { key: None } => (target, Placement::Home),
         Protocol::Tcp { key: Some(TcpKey::ClientIp) } => {
             if let Some(client) = session.client() {
                 store_key(session, client.ip().to_string().as_bytes());
             }
-            (pool, Placement::Home)
+            (target, Placement::Home)
         }
         Protocol::Tcp { key: Some(TcpKey::Sni(sni)) } => {
             let name = Box::pin(reader.read_name(sni)).await?;
             match name {
                 Some(name) => {
                     store_key(session, name.as_bytes());
-                    (sni.pool(&name).unwrap_or(pool), Placement::Home)
+                    (sni.pool(&name).map_or(target, Target::Pool), Placement::Home)
                 }
                 None => without_key(sni.missing_key)?,
             }
         }
         Protocol::Frame(frame) => {
             if reader.read_key(frame).await? {
-                (pool, Placement::Home)
+                (target, Placement::Home)
             } else {
                 without_key(frame.missing_key)?
             }
@@ -186,16 +203,16 @@ async fn read_caller(
     let elapsed = session.accepted.elapsed();
     session.preface_time.set(elapsed);
     shard.listener_cells(&session.listener).preface.record(elapsed);
-    let (pool, placement) = caller;
+    let (target, placement) = caller;
     let (client, first) = reader.finish();
-    Ok(Caller { pool, placement, client, first })
+    Ok(Caller { target, placement, client, first })
 }
 
 /// Where clients without a key go.
-fn without_key(missing_key: MissingKey) -> Result<(usize, Placement), End> {
+fn without_key(missing_key: MissingKey) -> Result<(Target, Placement), End> {
     match missing_key {
         MissingKey::Reject => Err(End::KeyMissing),
-        MissingKey::Pool(pool) => Ok((pool, Placement::KeyMissing)),
+        MissingKey::Pool(pool) => Ok((Target::Pool(pool), Placement::KeyMissing)),
     }
 }
 
@@ -225,7 +242,9 @@ async fn place_by(
     caller: &Caller,
     table: Arc<Table>,
 ) -> Result<(Stream, Arc<Backend>), Turned> {
-    let (index, pool) = table.pool_of(&session.listener, caller.pool).ok_or(End::PoolRemoved)?;
+    // A lookup's callers are placed elsewhere.
+    let Target::Pool(pool) = caller.target else { return Err(Turned::Away(End::PoolRemoved)) };
+    let (index, pool) = table.pool_of(&session.listener, pool).ok_or(End::PoolRemoved)?;
     let key = session.key.borrow().clone();
     let mut search = Search::new(pool, index, &key, caller.placement);
     *session.placed.borrow_mut() = Some(Placed {

@@ -12,6 +12,7 @@ mod handshakes;
 mod http;
 pub mod interrupt;
 mod loads;
+pub mod lookups;
 pub mod mailbox;
 pub mod ring;
 mod sessions;
@@ -39,6 +40,7 @@ use self::closing::Closings;
 use self::handshakes::Handshakes;
 use self::interrupt::Interrupt;
 pub use self::loads::Loads;
+use self::lookups::Lookups;
 use self::mailbox::{Handover, Message, ShardHandle};
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::kept::KeptTable;
@@ -103,6 +105,7 @@ pub struct Shard {
     warm: RefCell<WarmTable>,
     lines: Lines,
     handshakes: Handshakes,
+    lookups: Lookups,
     sessions: RefCell<Slab<Rc<Session>>>,
     wheel: RefCell<Wheel>,
     scratch: RefCell<Vec<u8>>,
@@ -171,6 +174,8 @@ impl Shard {
         warm.follow(&table, index);
         let pools = table.pools.iter().enumerate();
         let memory = pools.map(|(at, pool)| fresh_memory(pool, index, at)).collect();
+        let lookups = Lookups::default();
+        lookups.follow(&table, index);
         let scratch = vec![0; config.runtime.relay_buffer_max];
         let shard = Rc::new(Shard {
             index,
@@ -197,6 +202,7 @@ impl Shard {
             warm: RefCell::new(warm),
             lines: Lines::default(),
             handshakes: Handshakes::default(),
+            lookups,
             sessions: RefCell::default(),
             wheel: RefCell::default(),
             scratch: RefCell::new(scratch),
@@ -219,6 +225,8 @@ impl Shard {
                 Message::Connection(Handover { socket, listener, peer }) => {
                     self.begin(listener, Accepted { socket, peer });
                 }
+                Message::Answer(answered) => self.take_answer(answered),
+                Message::Forget { lookup, what } => self.forget(lookup, &what),
                 Message::Close(order) => {
                     self.closings.borrow_mut().begin(order, self.mailboxes.len());
                 }
@@ -242,6 +250,7 @@ impl Shard {
         self.kept.follow(&table, self.cells());
         self.closings.borrow_mut().follow(&table, self.mailboxes.len());
         self.lines.follow(self, &table);
+        self.lookups.follow(&table, self.index);
         self.cells().table_version.set(table.version);
     }
 

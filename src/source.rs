@@ -10,7 +10,7 @@ pub mod file;
 pub mod guard;
 pub mod merge;
 pub mod redis;
-mod retry;
+pub(crate) mod retry;
 pub mod saved;
 pub(crate) mod tls;
 pub mod value;

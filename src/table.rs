@@ -3,10 +3,12 @@
 //! The control plane builds it; shards swap their `Arc` when a new one arrives. What must outlive a
 //! version (counters, live sessions) hangs on a pool's or backend's identity and is carried over.
 
+mod lookup;
 mod pool;
 
 use std::sync::Arc;
 
+pub use self::lookup::{Lookup, LookupIdentity};
 pub use self::pool::{Backend, BackendShared, Pool, Verdict};
 use crate::config;
 use crate::metrics::{ListenerCells, PerShard, Requests};
@@ -22,6 +24,8 @@ pub struct Table {
     pub listeners: Vec<Arc<Listener>>,
     /// In configuration order.
     pub pools: Vec<Arc<Pool>>,
+    /// In configuration order.
+    pub lookups: Vec<Arc<Lookup>>,
     /// Client connections of the whole process.
     pub connections_max: usize,
     /// No longer configured, but with sessions left.
@@ -46,6 +50,8 @@ pub struct Layout {
     pub listeners: Vec<config::Listener>,
     /// In file order, each with the backends that it has now.
     pub pools: Vec<config::Pool>,
+    /// In file order.
+    pub lookups: Vec<Arc<Lookup>>,
     /// Client connections of the whole process.
     pub connections_max: usize,
 }
@@ -59,6 +65,8 @@ pub struct Listener {
     pub settings: config::Listener,
     /// Names of the pools of its configuration, by index.
     pub pools: Arc<[Arc<str>]>,
+    /// Names of its lookups, likewise.
+    pub lookups: Arc<[Arc<str>]>,
     /// The configuration it belongs to.
     pub generation: u64,
     /// Counters of the listener's identity, which is its name.
@@ -75,6 +83,7 @@ impl Table {
             generation: 0,
             listeners: Vec::new(),
             pools: Vec::new(),
+            lookups: Vec::new(),
             connections_max: 0,
             leaving: Leaving::default(),
         };
@@ -103,6 +112,7 @@ impl Table {
             generation: layout.generation,
             listeners,
             pools,
+            lookups: layout.lookups.clone(),
             connections_max: layout.connections_max,
             leaving: Leaving { listeners: leaving_listeners, pools: leaving_pools },
         }
@@ -121,6 +131,8 @@ impl Table {
     fn next_listeners(&self, layout: &Layout, shards: usize) -> Vec<Arc<Listener>> {
         let pools: Arc<[Arc<str>]> =
             layout.pools.iter().map(|pool| pool.name.as_str().into()).collect();
+        let lookups: Arc<[Arc<str>]> =
+            layout.lookups.iter().map(|lookup| lookup.label.clone()).collect();
         let listener = |settings: &config::Listener| {
             let old = self.all_listeners().find(|old| old.settings.name == settings.name);
             let mut settings = settings.clone();
@@ -134,6 +146,7 @@ impl Table {
                 label: settings.name.as_str().into(),
                 settings,
                 pools: pools.clone(),
+                lookups: lookups.clone(),
                 generation: layout.generation,
                 cells: old.map_or_else(|| Arc::new(PerShard::new(shards)), |old| old.cells.clone()),
                 requests,
@@ -151,6 +164,7 @@ impl Table {
             generation: self.generation,
             listeners: self.listeners.clone(),
             pools: self.pools.iter().map(again).collect(),
+            lookups: self.lookups.clone(),
             connections_max: self.connections_max,
             leaving: self.leaving.clone(),
         }
@@ -167,6 +181,7 @@ impl Table {
             generation: self.generation,
             listeners: self.listeners.iter().map(|listener| listener.settings.clone()).collect(),
             pools: self.pools.iter().map(|pool| pool.settings.clone()).collect(),
+            lookups: self.lookups.clone(),
             connections_max: self.connections_max,
         };
         self.next(&layout, shards)
@@ -184,6 +199,15 @@ impl Table {
             return self.pools.get(index).map(|pool| (index, pool));
         }
         self.pool(listener.pools.get(index)?)
+    }
+
+    /// The lookup that a listener calls by this index, and its index here, as [`Table::pool_of`].
+    pub fn lookup_of(&self, listener: &Listener, index: usize) -> Option<(usize, &Arc<Lookup>)> {
+        if listener.generation == self.generation {
+            return self.lookups.get(index).map(|lookup| (index, lookup));
+        }
+        let name = listener.lookups.get(index)?;
+        self.lookups.iter().enumerate().find(|(_, lookup)| lookup.label == *name)
     }
 
     /// Pools that place sessions, then those that only have some.
@@ -224,7 +248,13 @@ fn is_held<T>(leaving: &Arc<T>) -> bool {
 impl Layout {
     /// Pools without listeners.
     pub fn of_pools(pools: Vec<config::Pool>) -> Layout {
-        Layout { generation: 1, listeners: Vec::new(), pools, connections_max: 1 }
+        Layout {
+            generation: 1,
+            listeners: Vec::new(),
+            pools,
+            lookups: Vec::new(),
+            connections_max: 1,
+        }
     }
 }
 
@@ -287,12 +317,14 @@ impl Listener {
                 bind: vec![config::Address::Unix("/l".into())],
                 protocol: config::Protocol::Tcp { key: None },
                 pool: Some(0),
+                lookup: None,
                 backlog: 1,
                 socket,
                 proxy: None,
                 tls: None,
             },
             pools: pools.iter().map(|name| (*name).into()).collect(),
+            lookups: Arc::default(),
             generation: 1,
             cells: Arc::new(PerShard::new(1)),
             requests: None,

@@ -123,6 +123,7 @@ fn devices() -> config::Listener {
         bind: vec![Address::Tcp(SocketAddr::from(([127, 0, 0, 1], 9000)))],
         protocol: config::Protocol::Tcp { key: None },
         pool: Some(0),
+        lookup: None,
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,

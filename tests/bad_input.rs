@@ -6,7 +6,7 @@ mod gateway;
 use std::time::{Duration, Instant};
 
 use gateway::backend::Backend;
-use gateway::client::{Client, frame, login};
+use gateway::client::{Client, Closed, frame, login};
 use gateway::{Gateway, frame_config};
 
 /// First bytes and the reason they are refused for, without waiting for more.
@@ -135,6 +135,8 @@ fn without_a_key_the_session_goes_to_the_named_pool_and_says_so() {
     let mut backend = keyed.accept();
     assert_eq!(backend.receive(bytes.len()), bytes);
     client.fin();
+    // Who is first is who is said to have ended it.
+    assert_eq!(backend.read_to_end(), (Vec::new(), Closed::Fin));
     backend.fin();
     gateway.assert_end("client_fin");
     // Neither has it.

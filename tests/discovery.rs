@@ -215,22 +215,7 @@ fn wait_for(gateway: &Gateway, set: &[SocketAddr]) {
         shown.sort();
         shown == wanted
     });
-    wait_for_shards(gateway);
-}
-
-/// Every shard places by the table that the pages show: it takes a table at its next turn.
-fn wait_for_shards(gateway: &Gateway) {
-    until("the table in every shard", || {
-        let (_, page) = gateway.get("/metrics");
-        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
-        let versions = |name: &str| -> Vec<u64> {
-            page.lines().filter(|line| line.starts_with(name)).filter_map(value).collect()
-        };
-        let published = versions("corelane_table_version ");
-        let taken = versions("corelane_shard_table_version{");
-        assert!(!published.is_empty() && !taken.is_empty(), "{page}");
-        taken.iter().all(|taken| *taken >= published[0])
-    });
+    gateway.wait_shards();
 }
 
 /// Devices that stay connected and send all the while.

@@ -59,6 +59,7 @@ fn listener(name: &str, protocol: Protocol) -> Listener {
         bind: vec![Address::Tcp(([127, 0, 0, 1], 9000).into())],
         protocol,
         pool: Some(0),
+        lookup: None,
         backlog: 1024,
         socket: SOCKET,
         proxy: None,

@@ -16,7 +16,7 @@ use corelane::metrics::page::{Observed, Page};
 use corelane::metrics::{ListenerCells, Metrics, PerShard};
 use corelane::source::guard::State;
 use corelane::source::view::{Counts, SourceView};
-use corelane::table::{Layout, Table};
+use corelane::table::{Layout, Lookup, LookupIdentity, Table};
 use corelane::tls::{
     ClientCertificates, Identity, ListenerSettings, ListenerTls, UnknownName, Version,
 };
@@ -144,12 +144,28 @@ fn pool(name: &str, backends: &[(&str, config::BackendState)]) -> config::Pool {
     }
 }
 
+const BACKEND: (&str, config::BackendState) = ("127.0.0.1:1000", config::BackendState::Ready);
+
+fn http() -> config::Protocol {
+    let text = "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\n\
+                [[listener.http.rule]]\nreply = { status = 204 }\n";
+    let environment =
+        config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
+    let loaded = config::parse(text, "web.toml", &environment).expect("a file");
+    loaded.config.listeners[0].protocol.clone()
+}
+
 fn listener(name: &str) -> config::Listener {
+    let protocol = match name {
+        "web" => http(),
+        _ => config::Protocol::Tcp { key: None },
+    };
     config::Listener {
         name: name.to_owned(),
         bind: Vec::new(),
-        protocol: config::Protocol::Tcp { key: None },
+        protocol,
         pool: Some(0),
+        lookup: None,
         backlog: 1,
         socket: config::SocketOptions { user_timeout: Duration::from_secs(30), keepalive: None },
         proxy: None,
@@ -191,6 +207,19 @@ fn source() -> SourceView {
     }
 }
 
+/// A lookup that nobody has asked anything.
+fn lookup() -> Arc<Lookup> {
+    let toml = "[[listener]]\nname = \"l\"\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\n\
+                lookup = \"nodes\"\n\
+                [lookup.nodes]\nkind = \"dns\"\nname = \"a.test\"\nport = 1\n";
+    let environment =
+        config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
+    let loaded = config::parse(toml, "lookup.toml", &environment);
+    let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
+    let identity = Arc::new(LookupIdentity::new(SHARDS));
+    Arc::new(Lookup::new(&config.lookups[0], 1, identity).0)
+}
+
 struct Observing {
     metrics: Arc<Metrics>,
     logs: Logs,
@@ -207,6 +236,7 @@ impl Observing {
             generation: 1,
             listeners: listeners.iter().map(|name| listener(name)).collect(),
             pools: pools.to_vec(),
+            lookups: vec![lookup()],
             connections_max: 1000,
         };
         let (table, observed_table) = watch::channel(Arc::new(Table::first(&layout, SHARDS)));
@@ -258,9 +288,12 @@ fn documented() -> BTreeMap<String, (String, Vec<String>)> {
 
 #[test]
 fn page_and_documentation_name_the_same_families_with_the_same_labels() {
-    let observing = Observing::plain();
+    let observing = Observing::new(&["devices", "web"], &[pool("c2s", &[BACKEND])]);
     let table = observing.table.borrow().clone();
-    // The one family whose series appear only when something has happened.
+    // The families whose series appear only when something has happened.
+    let web = &table.listeners[1].cells.of(0).http;
+    web.failures[End::HttpUnanswered as usize].add(1);
+    web.bodies_too_large.add(1);
     table.pools[0].backends[0].shared.cells.of(0).connect_failures[End::ConnectRefused as usize]
         .add(1);
     let mut on_page = BTreeMap::new();

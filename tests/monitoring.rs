@@ -2,6 +2,7 @@
 //! gateway shows, and each alert is raised by what it is for.
 
 mod gateway;
+mod tls;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -204,7 +205,27 @@ fn shown() -> Shown {
          balance = \"random\"\n[pool.other.source]\nkind = \"file\"\npath = \"{}\"\n",
         list.display()
     );
-    let gateway = Gateway::start(&frame_config(&[refusing_address(), backend], &further, ""));
+    let authority = tls::Authority::new("test");
+    let certificate = authority.sign("a", &["a.test"]);
+    let secure = format!(
+        "[[listener]]\nname = \"secure\"\nbind = [\"127.0.0.1:0\"]\nprotocol = \"tcp\"\n\
+         pool = \"other\"\n{}",
+        tls::tls_table("", &[&certificate])
+    );
+    let web = "[[listener]]\nname = \"web\"\nbind = [\"127.0.0.1:0\"]\nprotocol = \"http\"\n\
+               [[listener.http.rule]]\npath = \"/pool\"\npool = \"other\"\n\
+               [[listener.http.rule]]\npath = \"/lookup\"\nlookup = \"nodes\"\n\
+               [lookup.nodes]\nkind = \"redis\"\nurl = \"redis://127.0.0.1:1/0\"\n\
+               key = \"nodes\"\nfield = \"{header:id}\"\nallow = [\"127.0.0.0/8\"]\n";
+    let toml = frame_config(&[refusing_address(), backend], &further, "") + &secure + web;
+    let gateway = Gateway::start(&toml);
+    // One that its backend does not understand, one that nobody answers, one that is none.
+    for request in ["GET /pool HTTP/1.1", "GET /lookup HTTP/1.1\r\nid: 1", "GET / HTTP/3.9"] {
+        let mut client = Client::connect(gateway.address("web"));
+        client.send(format!("{request}\r\nHost: a\r\n\r\n").as_bytes());
+        client.fin();
+        client.read_to_end();
+    }
     for number in 0..16 {
         let mut client = Client::login(gateway.address("devices"), &format!("device-{number}"));
         assert_eq!(client.receive(5), b"only\n");

@@ -25,6 +25,7 @@ fn write(gateway: &Gateway, toml: &str) {
 fn reload(gateway: &Gateway, toml: &str) -> (u16, Value) {
     write(gateway, toml);
     let (status, body) = gateway.ask("POST", "/reload");
+    gateway.wait_shards();
     (status, serde_json::from_str(&body).expect(&body))
 }
 
@@ -55,6 +56,7 @@ fn hup_puts_new_backends_in_force_and_leaves_sessions_where_they_are() {
     write(&gateway, &frame_config(&[new], "", ""));
     gateway.signal("HUP");
     gateway.wait_metric(SUCCESS, 1.0);
+    gateway.wait_shards();
     let _after = served(gateway.address("devices"), "new");
     before.echo(b"still here");
     let (_, pools) = gateway.get("/pools");

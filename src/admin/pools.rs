@@ -147,9 +147,10 @@ fn find<'t>(table: &'t Table, name: &str) -> Option<&'t Arc<Pool>> {
 }
 
 fn view(pool: &Pool) -> PoolView<'_> {
-    let placements = Placement::ALL.iter().map(|placement| {
-        (placement.label(), pool.cells.sum(|cell| &cell.placements[*placement as usize]))
-    });
+    let placements =
+        Placement::ALL.iter().filter(|placement| !placement.is_lookup()).map(|placement| {
+            (placement.label(), pool.cells.sum(|cell| &cell.placements[*placement as usize]))
+        });
     PoolView {
         name: &pool.settings.name,
         balance: pool.settings.balance.name(),

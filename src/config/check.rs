@@ -42,14 +42,14 @@ pub struct Checker<'a> {
     bound: Vec<(Path, Address)>,
     /// Every declared pool; `None` when the tables could not be read.
     declared: Option<Vec<Declared>>,
-    /// Every declared lookup, likewise.
-    declared_lookups: Option<Vec<http::DeclaredLookup>>,
     /// The header of every listener's frames, by name.
     headers: Vec<(String, probe::Header)>,
     /// The `health` of every pool, in file order.
     pending_checks: Vec<probe::Pending>,
     /// What backends of the pool at hand bear by their own tables.
     own_limits: Vec<(Address, Limits)>,
+    /// Every declared lookup, likewise.
+    declared_lookups: Option<Vec<http::DeclaredLookup>>,
 }
 
 /// What names of listeners and pools may be, being metric labels.
@@ -95,12 +95,13 @@ pub fn check(
     }
 }
 
-/// Whether a listener speaks http, as far as can be said before listeners are checked.
-fn has_http(listeners: &Slot<Vec<Slot<raw::Listener>>>) -> bool {
+/// Whether a listener can do without pools, as far as can be said before listeners are checked.
+fn needs_no_pool(listeners: &Slot<Vec<Slot<raw::Listener>>>) -> bool {
     let Slot::Present(listeners) = listeners else { return false };
     listeners.iter().any(|listener| match listener {
         Slot::Present(listener) => {
             matches!(listener.protocol, Slot::Present(OneOf(ProtocolName::Http)))
+                || !matches!(listener.lookup, Slot::Absent)
         }
         Slot::Absent | Slot::Wrong(_) => false,
     })
@@ -157,10 +158,10 @@ impl<'a> Checker<'a> {
             warnings: Vec::new(),
             bound: Vec::new(),
             declared: None,
-            declared_lookups: None,
             headers: Vec::new(),
             pending_checks: Vec::new(),
             own_limits: Vec::new(),
+            declared_lookups: None,
         };
         for early in early {
             match early {
@@ -184,7 +185,7 @@ impl Checker<'_> {
         let root = Path::default();
         let pools = match raw.pool {
             // Requests may go to lookups, or be answered here.
-            Slot::Absent if has_http(&raw.listener) => self.no_pools(),
+            Slot::Absent if needs_no_pool(&raw.listener) => self.no_pools(),
             pools => self.pools(pools, &root.key("pool")),
         };
         let lookups = self.lookups(raw.lookup, &root.key("lookup"));
@@ -195,8 +196,10 @@ impl Checker<'_> {
         self.collisions();
         self.pools_unused();
         self.lookups_unused();
-        let sockets = match (&pools, &listeners) {
-            (Some(pools), Some(listeners)) => Some(relations::sockets(pools, listeners)),
+        let sockets = match (&pools, &listeners, &lookups) {
+            (Some(pools), Some(listeners), Some(lookups)) => {
+                Some(relations::sockets(pools, listeners, lookups))
+            }
             _ => None,
         };
         let runtime = self.runtime(raw.runtime, &root.key("runtime"), sockets);
@@ -206,8 +209,8 @@ impl Checker<'_> {
             log: log?,
             listeners: listeners?,
             pools: pools?,
-            lookups: lookups?,
             shown: shown(self.document.tree.get_ref()),
+            lookups: lookups?,
         })
     }
 

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Secret, StoreTls};
+use super::{Health, OnDown, OnRemove, Pool, Secret, SocketOptions, StoreTls, limits};
+use crate::balance::Algorithm;
 use crate::http::access::AccessLog;
 use crate::http::head::HeadLimits;
 use crate::http::rewrite::Forwarding;
@@ -138,6 +139,33 @@ pub struct RedisLookup {
 }
 
 impl Lookup {
+    /// What sessions that it places have in place of a pool's settings.
+    pub fn as_pool(&self) -> Pool {
+        Pool {
+            name: self.name.clone(),
+            balance: Algorithm::RoundRobin,
+            on_down: OnDown::Next,
+            bounded_load: None,
+            connect_timeout: self.connect_timeout,
+            retries: self.retries,
+            fail_timeout: limits::FAIL_TIMEOUT.default.unwrap_or_default(),
+            idle_timeout: self.idle_timeout,
+            warm: 0,
+            socket: SocketOptions {
+                user_timeout: limits::TCP_USER_TIMEOUT.default.unwrap_or_default(),
+                keepalive: None,
+            },
+            proxy_out: false,
+            tls: None,
+            source_addresses: Vec::new(),
+            on_remove: OnRemove::Keep,
+            close_rate: 1,
+            health: Health::default(),
+            sources: Vec::new(),
+            backends: Vec::new(),
+        }
+    }
+
     /// Every template of it.
     pub fn templates(&self) -> Vec<&Template> {
         match &self.kind {

@@ -152,6 +152,53 @@ pub const WARM: Rule<Count> = count(0, 0, 1_024);
 /// Relative share of a backend.
 pub const WEIGHT: Rule<Count> = count(1, 1, 65_535);
 
+const fn size(default: u64, least: u64, most: u64) -> Rule<ByteCount> {
+    Rule { default: Some(ByteCount(default)), least: ByteCount(least), most: ByteCount(most) }
+}
+
+/// What browsers and their cookies need, doubled; nginx takes 32 KiB at most.
+pub const HTTP_MAX_HEAD: Rule<ByteCount> = size(16 << 10, 1 << 10, 64 << 10);
+/// Of one message; the parser has room for 256.
+pub const HTTP_MAX_HEADERS: Rule<Count> = count(100, 8, 256);
+/// nginx's, too.
+pub const HTTP_MAX_TARGET: Rule<ByteCount> = size(8 << 10, 256, 32 << 10);
+/// nginx's, too; "0B" takes no bodies.
+pub const HTTP_MAX_BODY: Rule<ByteCount> = size(1 << 20, 0, 1 << 40);
+/// A head is a packet or two.
+pub const HTTP_HEAD_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(10), HOUR);
+/// Longer than a mobile network's gaps.
+pub const HTTP_BODY_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(30), HOUR);
+/// Of clients and of backends: what most others have, 60 to 75 s.
+pub const HTTP_IDLE_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(60), HOUR);
+/// Longer than a mobile network's gaps.
+pub const HTTP_SEND_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(30), HOUR);
+/// nginx's, too.
+pub const HTTP_MAX_REQUESTS: Rule<Count> = count(1_000, 1, 1_000_000);
+/// nginx's, too.
+pub const HTTP_BACKEND_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(60), HOUR);
+/// Per backend and shard.
+pub const HTTP_BACKEND_IDLE: Rule<Count> = count(10, 0, 1_024);
+/// The request is at fault.
+pub const HTTP_STATUS_CALLER: Rule<Count> = count(400, 400, 599);
+/// Somebody behind us is.
+pub const HTTP_STATUS_BACKEND: Rule<Count> = count(502, 400, 599);
+/// Of a fixed reply, which has to say one.
+pub const HTTP_STATUS_REPLY: Rule<Count> =
+    Rule { default: None, least: Count(200), most: Count(599) };
+
+/// No default: the store decides.
+pub const LOOKUP_TTL: Rule<Duration> =
+    Rule { default: None, least: TICK, most: Duration::from_secs(24 * 3_600) };
+/// Long enough that a name nobody has costs one question a second.
+pub const LOOKUP_NEGATIVE_TTL: Rule<Duration> = deadline(Duration::from_secs(1), HOUR);
+/// As long as an outage takes to be noticed by people; zero: not at all.
+pub const LOOKUP_STALE: Rule<Duration> =
+    Rule { default: Some(HOUR), least: Duration::ZERO, most: Duration::from_secs(168 * 3_600) };
+/// Per shard: some 100 B each.
+pub const LOOKUP_MAX_ENTRIES: Rule<Count> = count(10_000, 16, 1_000_000);
+/// A caller waits for it.
+pub const LOOKUP_TIMEOUT: Rule<Duration> =
+    deadline(Duration::from_secs(1), Duration::from_secs(60));
 /// 3,000 backends are checked 600 times a second.
 pub const CHECK_INTERVAL: Rule<Duration> = deadline(Duration::from_secs(5), HOUR);
 /// A backend that needs longer to answer one question does not serve a fleet.
@@ -208,50 +255,3 @@ pub const ADMISSION_QUEUE_DEFAULT: u32 = 1_024;
 pub const ADMISSION_TIMEOUT: Rule<Duration> = deadline(ADMISSION_TIMEOUT_DEFAULT, HOUR);
 /// Of [`ADMISSION_TIMEOUT`].
 pub const ADMISSION_TIMEOUT_DEFAULT: Duration = Duration::from_secs(10);
-const fn size(default: u64, least: u64, most: u64) -> Rule<ByteCount> {
-    Rule { default: Some(ByteCount(default)), least: ByteCount(least), most: ByteCount(most) }
-}
-
-/// What browsers and their cookies need, doubled; nginx takes 32 KiB at most.
-pub const HTTP_MAX_HEAD: Rule<ByteCount> = size(16 << 10, 1 << 10, 64 << 10);
-/// Of one message; the parser has room for 256.
-pub const HTTP_MAX_HEADERS: Rule<Count> = count(100, 8, 256);
-/// nginx's, too.
-pub const HTTP_MAX_TARGET: Rule<ByteCount> = size(8 << 10, 256, 32 << 10);
-/// nginx's, too; "0B" takes no bodies.
-pub const HTTP_MAX_BODY: Rule<ByteCount> = size(1 << 20, 0, 1 << 40);
-/// A head is a packet or two.
-pub const HTTP_HEAD_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(10), HOUR);
-/// Longer than a mobile network's gaps.
-pub const HTTP_BODY_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(30), HOUR);
-/// Of clients and of backends: what most others have, 60 to 75 s.
-pub const HTTP_IDLE_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(60), HOUR);
-/// Longer than a mobile network's gaps.
-pub const HTTP_SEND_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(30), HOUR);
-/// nginx's, too.
-pub const HTTP_MAX_REQUESTS: Rule<Count> = count(1_000, 1, 1_000_000);
-/// nginx's, too.
-pub const HTTP_BACKEND_TIMEOUT: Rule<Duration> = deadline(Duration::from_secs(60), HOUR);
-/// Per backend and shard.
-pub const HTTP_BACKEND_IDLE: Rule<Count> = count(10, 0, 1_024);
-/// The request is at fault.
-pub const HTTP_STATUS_CALLER: Rule<Count> = count(400, 400, 599);
-/// Somebody behind us is.
-pub const HTTP_STATUS_BACKEND: Rule<Count> = count(502, 400, 599);
-/// Of a fixed reply, which has to say one.
-pub const HTTP_STATUS_REPLY: Rule<Count> =
-    Rule { default: None, least: Count(200), most: Count(599) };
-
-/// No default: the store decides.
-pub const LOOKUP_TTL: Rule<Duration> =
-    Rule { default: None, least: TICK, most: Duration::from_secs(24 * 3_600) };
-/// Long enough that a name nobody has costs one question a second.
-pub const LOOKUP_NEGATIVE_TTL: Rule<Duration> = deadline(Duration::from_secs(1), HOUR);
-/// As long as an outage takes to be noticed by people; zero: not at all.
-pub const LOOKUP_STALE: Rule<Duration> =
-    Rule { default: Some(HOUR), least: Duration::ZERO, most: Duration::from_secs(168 * 3_600) };
-/// Per shard: some 100 B each.
-pub const LOOKUP_MAX_ENTRIES: Rule<Count> = count(10_000, 16, 1_000_000);
-/// A caller waits for it.
-pub const LOOKUP_TIMEOUT: Rule<Duration> =
-    deadline(Duration::from_secs(1), Duration::from_secs(60));

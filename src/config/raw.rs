@@ -139,6 +139,9 @@ pub struct Listener {
     pub protocol: Slot<OneOf<ProtocolName>>,
     /// Name of the pool its clients go to. Required but for protocol "http", whose rules name it.
     pub pool: Slot<String>,
+    /// Name of the lookup that finds the address its clients go to, instead of a pool; not for
+    /// protocol "http". Nothing but {key} may be in it.
+    pub lookup: Slot<String>,
     /// Connections the kernel may complete before we accept them.
     #[schemars(transform = limits::BACKLOG.describe())]
     pub backlog: Slot<Count>,

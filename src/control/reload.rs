@@ -16,7 +16,7 @@ use crate::listen::{BindError, Bindings, Change};
 use crate::movement::{Comparison, Standing, sample};
 use crate::shard::mailbox::Message;
 use crate::sys;
-use crate::table::{Backend, Layout, Pool, Table};
+use crate::table::{Backend, Layout, Lookup, Pool, Table};
 
 /// Keys that a dry run compares in each changed pool.
 const KEYS_MAX: u64 = 100_000;
@@ -36,6 +36,8 @@ pub struct Reloaded {
     pub addresses: Changes,
     /// Pools by name; a pool whose backends differ has changed.
     pub pools: Changes,
+    /// Lookups by name.
+    pub lookups: Changes,
     /// Backends, as `POOL ADDRESS`.
     pub backends: Changes,
     /// Settings of the process that take effect, as `runtime.max_connections`.
@@ -221,9 +223,11 @@ impl Control {
         Ok(loaded)
     }
 
-    fn candidate(&self, loaded: Loaded) -> Candidate {
+    fn candidate(&mut self, loaded: Loaded) -> Candidate {
         let Loaded { config, warnings } = loaded;
+        let lookups = self.lookups.prepare(&config.lookups);
         let layout = layout(&config, self.generation() + 1, &self.sources, self.edits.state());
+        let layout = Layout { lookups, ..layout };
         let mut reloaded = difference(&self.table(), &layout);
         reloaded.settings = changed_settings(&self.config, &config);
         reloaded.warnings = warnings;
@@ -267,6 +271,7 @@ impl Control {
         for (shard, listeners) in self.bindings.take(change, &table).into_iter().enumerate() {
             self.tell(shard, Message::Listen(listeners));
         }
+        self.lookups.adopt(&table.lookups, &self.shards);
         self.follow(table);
         if let Err(error) = self.level.set(config.log.level) {
             tracing::error!(%error, "log level not changed");
@@ -343,15 +348,19 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
     let old: Vec<_> =
         table.listeners.iter().map(|one| (&one.settings.name, &one.settings)).collect();
     let new: Vec<_> = layout.listeners.iter().map(|one| (&one.name, one)).collect();
-    let pool_of = |pools: &[&str], index: Option<usize>| {
-        index.and_then(|index| pools.get(index)).map(|name| (*name).to_owned())
+    let name_of = |names: &[&str], index: Option<usize>| {
+        index.and_then(|index| names.get(index)).map(|name| (*name).to_owned())
     };
     let old_pools: Vec<&str> = table.pools.iter().map(|pool| &*pool.settings.name).collect();
     let new_pools: Vec<&str> = layout.pools.iter().map(|pool| &*pool.name).collect();
+    let old_lookups: Vec<&str> = table.lookups.iter().map(|lookup| &*lookup.label).collect();
+    let new_lookups: Vec<&str> = layout.lookups.iter().map(|lookup| &*lookup.label).collect();
     reloaded.listeners = changes(&old, &new, |old, new| {
-        // Pools are told apart by name: their places in the file say nothing.
-        let again = config::Listener { pool: new.pool, ..(*old).clone() };
-        again == **new && pool_of(&old_pools, old.pool) == pool_of(&new_pools, new.pool)
+        // Pools and lookups are told apart by name: their places in the file say nothing.
+        let (pool, lookup) = (new.pool, new.lookup);
+        config::Listener { pool, lookup, ..(*old).clone() } == **new
+            && name_of(&old_pools, old.pool) == name_of(&new_pools, pool)
+            && name_of(&old_lookups, old.lookup) == name_of(&new_lookups, lookup)
     });
     let addresses = |listeners: &[(&String, &config::Listener)]| -> Vec<(String, ())> {
         let all = listeners.iter().flat_map(|(_, listener)| &listener.bind);
@@ -362,6 +371,11 @@ fn difference(table: &Table, layout: &Layout) -> Reloaded {
         table.pools.iter().map(|pool| (&pool.settings.name, &pool.settings)).collect();
     let new: Vec<_> = layout.pools.iter().map(|pool| (&pool.name, pool)).collect();
     reloaded.pools = changes(&old, &new, |old, new| old == new);
+    let lookups = |lookups: &[Arc<Lookup>]| -> Vec<(Arc<str>, u64)> {
+        lookups.iter().map(|lookup| (lookup.label.clone(), lookup.id)).collect()
+    };
+    reloaded.lookups =
+        changes(&lookups(&table.lookups), &lookups(&layout.lookups), |old, new| old == new);
     let backends = |pools: &[(&String, &config::Pool)]| -> Vec<(String, config::Backend)> {
         let of = |(name, pool): &(&String, &config::Pool)| {
             let named = |backend: &config::Backend| {

@@ -15,8 +15,8 @@ use crate::http::template::{Gap, Template, Unfilled, Values};
 use crate::http::value::Purpose;
 
 /// A page about the head of a request to an HTTP listener: what was read, the rule, the key, and
-/// the backend or the answer. `client` is who would have sent it. Made for reading; its layout is no
-/// interface.
+/// the backend or the answer. `client` is who would have sent it. Made for reading; its layout is
+/// no interface.
 ///
 /// # Errors
 /// When there is no such listener, or it does not speak HTTP.

@@ -1,8 +1,8 @@
 //! Access logs: a record per request, and the thread that makes lines of them.
 //!
 //! Lines of all listeners go through one thread, each to the target of its own log. Files are
-//! opened when a line is for them, and the least recently used is closed when there are too many: names of
-//! backends are in their names, and of those there may be any number.
+//! opened when a line is for them, and the least recently used is closed when there are too many:
+//! names of backends are in their names, and of those there may be any number.
 
 use std::io;
 use std::path::PathBuf;

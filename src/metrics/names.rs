@@ -121,6 +121,38 @@ families! {
         "Connections placed on a backend, by how they came to it.";
     PLACEMENT_FAILURES = Counter "corelane_placement_failures_total" ["pool", "reason"]
         "Connections that could not be placed on any backend.";
+    LOOKUPS = Counter "corelane_lookups_total" ["lookup", "result"]
+        "Names looked up, by what came of it: hit, asked, joined and stale are addresses.";
+    LOOKUP_WAIT = Histogram "corelane_lookup_wait_seconds" ["lookup"]
+        "Waits of sessions for a lookup's answer; names that are remembered are not waited for.";
+    LOOKUP_ENTRIES = Gauge "corelane_lookup_entries" ["lookup"]
+        "Names remembered now, summed over shards.";
+    LOOKUP_EVICTED = Counter "corelane_lookup_evicted_total" ["lookup"]
+        "Names that were forgotten because others came, summed over shards.";
+    LOOKUP_FORGOTTEN = Counter "corelane_lookup_forgotten_total" ["lookup"]
+        "Names that were found out of date by a change that the store told, or by losing it.";
+    LOOKUP_REFRESHES = Counter "corelane_lookup_refreshes_total" ["lookup"]
+        "Names that shards wanted to be asked for again with nobody waiting for them.";
+    LOOKUP_QUESTIONS = Counter "corelane_lookup_questions_total" ["lookup", "answer"]
+        "Questions to the lookup's store, by its answer, or by why there was none.";
+    LOOKUP_ANSWER_TIME = Histogram "corelane_lookup_answer_seconds" ["lookup"]
+        "Time from a shard's question to the store's answer.";
+    LOOKUP_CHANGES = Counter "corelane_lookup_changes_total" ["lookup"]
+        "Changed keys that the lookup's store told unasked.";
+    LOOKUP_CONNECTED = Gauge "corelane_lookup_connected" ["lookup"]
+        "1 while there is a connection to the lookup's store, else 0; for kind redis.";
+    LOOKUP_CONNECTIONS = Counter "corelane_lookup_connections_total" ["lookup"]
+        "Connections made to the lookup's store; for kind redis.";
+    LOOKUP_PLACEMENTS = Counter "corelane_lookup_placements_total" ["lookup", "reason"]
+        "Connections placed on an address that the lookup gave, by how they came to it.";
+    LOOKUP_FAILURES = Counter "corelane_lookup_placement_failures_total" ["lookup", "reason"]
+        "Connections that found no backend through the lookup.";
+    LOOKUP_ACTIVE = Gauge "corelane_lookup_backend_connections_active" ["lookup"]
+        "Connections open now to addresses that the lookup gave.";
+    LOOKUP_CONNECT = Histogram "corelane_lookup_backend_connect_seconds" ["lookup"]
+        "Times of successful attempts to connect to addresses that the lookup gave.";
+    LOOKUP_CONNECT_ERRORS = Counter "corelane_lookup_backend_connect_failures_total" ["lookup", "reason"]
+        "Failed attempts to connect to addresses that the lookup gave.";
     SOURCE_STATE = Gauge "corelane_source_state" ["pool", "source", "state"]
         "1 for the state the source is in, 0 for the others: cold, fresh, stale or failed.";
     SOURCE_AGE = Gauge "corelane_source_age_seconds" ["pool", "source"]

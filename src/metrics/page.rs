@@ -3,6 +3,7 @@
 
 mod health;
 mod http;
+mod lookups;
 mod tls;
 
 use std::fmt;
@@ -92,6 +93,7 @@ impl Collector for Cells {
         http::requests(&mut page, &table)?;
         tls::listeners(&mut page, &table)?;
         pools(&mut page, &table)?;
+        lookups::lookups(&mut page, &table)?;
         sources(&mut page, &self.observed.sources.borrow().clone())?;
         backends(&mut page, &table)?;
         self.shards(&mut page, &table)?;
@@ -257,14 +259,14 @@ fn pools(page: &mut Writing, table: &Table) -> fmt::Result {
     }
     let mut placements = page.family(&names::PLACEMENTS)?;
     for pool in table.all_pools() {
-        for placement in Placement::ALL {
+        for placement in Placement::ALL.iter().filter(|placement| !placement.is_lookup()) {
             let count = pool.cells.sum(|cell| &cell.placements[*placement as usize]);
             placements.number(&[&pool.settings.name, placement.label()], count)?;
         }
     }
     let mut failures = page.family(&names::PLACEMENT_FAILURES)?;
     for pool in table.all_pools() {
-        for end in End::ALL.iter().filter(|end| end.is_placement()) {
+        for end in End::ALL.iter().filter(|end| end.is_placement() && !end.is_lookup()) {
             let count = pool.cells.sum(|cell| &cell.failures[*end as usize]);
             failures.number(&[&pool.settings.name, end.label()], count)?;
         }
@@ -396,6 +398,13 @@ fn lives(cells: &PerShard<ListenerCells>) -> Histogram {
     let buckets = counted(bounds, |bucket| cells.sum(|cell| &cell.lives.buckets[bucket]));
     let sum_seconds = cells.sum(|cell| &cell.lives.sum_ms) as f64 / 1e3;
     Histogram { sum_seconds, buckets }
+}
+
+/// Of one thread alone.
+fn durations_of(durations: &Durations) -> Histogram {
+    let bounds = BUCKETS_US.iter().map(|us| *us as f64 / 1e6);
+    let buckets = counted(bounds, |bucket| durations.buckets[bucket].value());
+    Histogram { sum_seconds: durations.sum_us.value() as f64 / 1e6, buckets }
 }
 
 /// Each bound with its bucket's count; the last bucket has no bound.

@@ -7,6 +7,7 @@
 
 mod exchange;
 mod head;
+mod looked_up;
 mod place;
 mod record;
 mod transfer;
@@ -264,7 +265,8 @@ impl Connection<'_> {
 }
 
 /// Receives what is there, and says whether there may be more. A short receive has emptied a
-/// socket, which is reported again when something comes, except an end that was reported with the bytes.
+/// socket, which is reported again when something comes, except an end that was reported with the
+/// bytes.
 fn receive(
     session: &Session,
     side: Side,

@@ -31,6 +31,8 @@ pub enum Stage {
     Idle,
     /// It speaks HTTP, and a request is on its way.
     Request,
+    /// It waits for a lookup's answer.
+    Lookup,
     /// It waits for room on its backend.
     Wait,
     /// Its backend is being connected.
@@ -46,6 +48,7 @@ impl Stage {
             Stage::Preface => "preface",
             Stage::Idle => "idle",
             Stage::Request => "request",
+            Stage::Lookup => "lookup",
             Stage::Wait => "wait",
             Stage::Connect => "connect",
             Stage::Relay => "relay",
@@ -113,10 +116,20 @@ pub struct Signal {
     pub ending: bool,
     /// Whether the epoll set has the socket.
     pub polled: bool,
-    /// Whether it was asked for input.
-    pub input: bool,
-    /// Whether it was asked for room.
-    pub room: bool,
+    /// What it was asked for.
+    pub asked: Asked,
+}
+
+/// What the epoll set was asked to report of a socket, as far as it lasts.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// Nothing, or no input.
+    #[default]
+    Nothing,
+    /// Input.
+    Input,
+    /// Input and room.
+    Both,
 }
 
 /// What a look at the clock says about a session.

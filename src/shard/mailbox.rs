@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::closing::CloseOrder;
 use crate::listen::Listeners;
+use crate::lookup::{Answered, Forget};
 use crate::table::{BackendShared, Listener, Table};
 
 /// One message to a shard.
@@ -24,6 +25,15 @@ pub enum Message {
     Listen(Listeners),
     /// Run this connection: another shard accepted it and is busier.
     Connection(Handover),
+    /// What came of a question.
+    Answer(Answered),
+    /// A lookup's store has changed.
+    Forget {
+        /// [`crate::table::Lookup::id`] of the lookup.
+        lookup: u64,
+        /// What is not to be believed any longer.
+        what: Forget,
+    },
     /// Close a backend's sessions.
     Close(CloseOrder),
     /// Stop accepting, let sessions live for this long, then end them and return.
@@ -140,7 +150,7 @@ pub struct SessionView {
     pub backend: String,
     /// Label of the [`crate::end::Placement`], empty before placement.
     pub placement: &'static str,
-    /// `preface`, `wait`, `connect` or `relay`.
+    /// `preface`, `lookup`, `wait`, `connect` or `relay`.
     pub state: &'static str,
     /// Shard that runs it.
     pub shard: usize,

@@ -9,7 +9,7 @@ use super::Shard;
 use crate::backend::spare::Make;
 use crate::end::{End, Side};
 use crate::relay::{Relaying, SecureTurn, Turn};
-use crate::session::{Direction, Session, Signal};
+use crate::session::{Asked, Direction, Session, Signal};
 use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
 
 /// A session that moved more than this has sockets whose buffers may have grown.
@@ -195,8 +195,12 @@ impl Shard {
     ) -> impl Future<Output = io::Result<()>> {
         let signal = session.signal(side);
         let before = signal.get();
-        let Interest { input, room } = interest;
-        signal.set(Signal { reported: false, polled: true, input, room, ..before });
+        let asked = match interest {
+            Interest { input: false, .. } => Asked::Nothing,
+            Interest { room: false, .. } => Asked::Input,
+            Interest { room: true, .. } => Asked::Both,
+        };
+        signal.set(Signal { reported: false, polled: true, asked, ..before });
         let mut asked = Some(if before.polled {
             self.poller.change(socket, interest, token(session, side))
         } else {
@@ -222,11 +226,12 @@ impl Shard {
     ) -> io::Result<()> {
         let signal = session.signal(side);
         let before = signal.get();
-        if before.input && (before.room || !room) {
+        let asked = if room { Asked::Both } else { Asked::Input };
+        if before.asked == asked || before.asked == Asked::Both {
             return Ok(());
         }
-        let interest = Interest { input: true, room: room || before.room };
-        signal.set(Signal { polled: true, input: true, room: interest.room, ..before });
+        let interest = Interest { input: true, room };
+        signal.set(Signal { polled: true, asked, ..before });
         match before.polled {
             true => self.poller.change(socket, interest, token(session, side)),
             false => self.poller.add(socket, interest, token(session, side)),
@@ -242,7 +247,7 @@ impl Shard {
         session: &Session,
         (side, socket): (Side, &Socket),
     ) -> io::Result<()> {
-        let room = session.signal(side).get().room;
+        let room = session.signal(side).get().asked == Asked::Both;
         self.poller.change(socket, Interest { input: true, room }, token(session, side))
     }
 

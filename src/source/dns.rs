@@ -7,7 +7,7 @@
 
 mod answer;
 mod ask;
-mod lookup;
+pub(crate) mod lookup;
 mod search;
 
 use std::path::PathBuf;

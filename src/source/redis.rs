@@ -6,7 +6,7 @@
 //! connection is therefore a new conversation from the beginning, and the hash is read once in a
 //! while even if nothing was told.
 
-mod stream;
+pub(crate) mod stream;
 mod write;
 
 use std::convert::Infallible;
@@ -53,10 +53,12 @@ enum Notices {
 }
 
 /// What went wrong in a conversation.
-struct Fault {
-    failure: Failure,
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// For people and metrics.
+    pub failure: Failure,
     /// There is no use in going on with this connection.
-    ends: bool,
+    pub ends: bool,
     /// The node of a Redis Cluster that has the hash.
     moved: Option<(String, u16)>,
 }
@@ -115,7 +117,13 @@ async fn converse(
     told: &mut Option<Notices>,
 ) -> Result<Infallible, Fault> {
     let changed = Arc::new(Notify::new());
-    let (connection, protocol, mut driver) = asker.greet(&changed).await?;
+    let (key, noticed) = (asker.settings.key.clone(), changed.clone());
+    let push = move |push: PushInfo| {
+        if concerns(&push, key.as_bytes()) {
+            noticed.notify_one();
+        }
+    };
+    let (connection, protocol, mut driver) = asker.greet(push).await?;
     let mut client = Client { asker, connection, desk, changed: changed.clone() };
     let follow = async {
         let notices = match protocol {
@@ -144,10 +152,10 @@ async fn converse(
 }
 
 /// The library's half of a connection: moves bytes while it is polled.
-type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
+pub(crate) type Driver = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Asks with a deadline, and knows what it means if there is no answer.
-struct Asker<'a> {
+pub(crate) struct Asker<'a> {
     settings: &'a RedisSource,
     place: Place,
     timings: Timings,
@@ -155,14 +163,15 @@ struct Asker<'a> {
 }
 
 impl<'a> Asker<'a> {
-    fn new(settings: &'a RedisSource, place: Place, timings: Timings) -> Asker<'a> {
+    /// Nothing is asked yet.
+    pub(crate) fn new(settings: &'a RedisSource, place: Place, timings: Timings) -> Asker<'a> {
         Asker { settings, place, timings, allowance: Allowance::new(ANSWER_LEN_MAX) }
     }
 
     /// Connects and logs in: with RESP3 if the server knows it.
-    async fn greet(
+    pub(crate) async fn greet(
         &mut self,
-        changed: &Arc<Notify>,
+        push: impl Fn(PushInfo) + Clone + Send + Sync + 'static,
     ) -> Result<(MultiplexedConnection, ProtocolVersion, Driver), Failure> {
         for protocol in [ProtocolVersion::RESP3, ProtocolVersion::RESP2] {
             let stream =
@@ -174,11 +183,9 @@ impl<'a> Asker<'a> {
             let stream = Bounded::new(stream, self.allowance.clone());
             let mut config = AsyncConnectionConfig::new().set_response_timeout(None);
             if protocol == ProtocolVersion::RESP3 {
-                let (key, changed) = (self.settings.key.clone(), changed.clone());
-                config = config.set_push_sender(move |push: PushInfo| {
-                    if concerns(&push, key.as_bytes()) {
-                        changed.notify_one();
-                    }
+                let push = push.clone();
+                config = config.set_push_sender(move |info: PushInfo| {
+                    push(info);
                     Ok::<(), Infallible>(())
                 });
             }
@@ -197,6 +204,11 @@ impl<'a> Asker<'a> {
             cause: FailureCause::Malformed,
             detail: format!("{} speaks neither RESP3 nor RESP2", self.place),
         })
+    }
+
+    /// How much may still be read.
+    pub(crate) fn allowance(&self) -> &Allowance {
+        &self.allowance
     }
 
     fn login(&self, protocol: ProtocolVersion) -> RedisConnectionInfo {
@@ -246,12 +258,14 @@ impl<'a> Asker<'a> {
         self.ask(connection, &format!("HGETALL {key}"), all.arg(&key)).await
     }
 
-    fn silence(&self, what: &str) -> Fault {
+    /// No answer in time.
+    pub(crate) fn silence(&self, what: &str) -> Fault {
         let detail = format!("{what}: no answer from {} in {:?}", self.place, self.timings.timeout);
         Failure { cause: FailureCause::Timeout, detail }.into()
     }
 
-    fn fault(&self, what: &str, error: &RedisError) -> Fault {
+    /// What an error means; without what must not be told.
+    pub(crate) fn fault(&self, what: &str, error: &RedisError) -> Fault {
         let (cause, ends) = match self.allowance.is_used_up() {
             true => (FailureCause::Malformed, true),
             false => judge(error),

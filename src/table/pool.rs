@@ -1,6 +1,7 @@
 //! A pool of one version, its backends, and what of them outlives the version.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::time::Instant;
@@ -114,10 +115,15 @@ impl Verdict {
 impl BackendShared {
     /// A backend that nothing is known of.
     pub fn new(shards: usize, pool_live: Arc<AtomicU32>) -> BackendShared {
+        BackendShared::with_cells(PerShard::new(shards), pool_live)
+    }
+
+    /// The same, counted in these cells, which others may be counted in too.
+    pub fn with_cells(cells: PerShard<BackendCells>, pool_live: Arc<AtomicU32>) -> BackendShared {
         BackendShared {
             room: Room::default(),
             failures_in_row: AtomicU32::new(0),
-            cells: PerShard::new(shards),
+            cells,
             pool_live,
         }
     }
@@ -352,6 +358,21 @@ impl Backend {
             returned,
             limits: self.limits,
             shared: self.shared.clone(),
+        }
+    }
+
+    /// The backend at an address that a lookup found.
+    pub fn looked_up(address: SocketAddr, shared: Arc<BackendShared>) -> Backend {
+        let address = config::Address::Tcp(address);
+        Backend {
+            label: address.to_string().into(),
+            address,
+            weight: 1,
+            state: BackendState::Ready,
+            verdict: Verdict::Healthy,
+            returned: None,
+            limits: config::Limits::default(),
+            shared,
         }
     }
 

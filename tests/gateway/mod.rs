@@ -3,6 +3,7 @@
 
 pub mod backend;
 pub mod client;
+pub mod looked_up;
 pub mod path;
 
 use std::collections::HashMap;
@@ -282,6 +283,22 @@ impl Gateway {
             assert!(Instant::now() < give_up, "{series} is {seen}, not {value}");
             std::thread::park_timeout(Duration::from_millis(20));
         }
+    }
+
+    /// Waits until every shard places by the table that the pages show: it takes one at its next
+    /// turn.
+    pub fn wait_shards(&self) {
+        self.wait_until("the table in every shard", || {
+            let (_, page) = self.get("/metrics");
+            let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse().ok());
+            let versions = |name: &str| -> Vec<u64> {
+                page.lines().filter(|line| line.starts_with(name)).filter_map(value).collect()
+            };
+            let published = versions("corelane_table_version ");
+            let taken = versions("corelane_shard_table_version{");
+            assert!(!published.is_empty() && !taken.is_empty(), "{page}");
+            taken.iter().all(|taken| *taken >= published[0])
+        });
     }
 
     /// Waits for the lines of `count` ended sessions.

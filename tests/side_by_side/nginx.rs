@@ -27,6 +27,8 @@ impl Nginx {
         let mut text = std::fs::read_to_string(seeds.join(config)).unwrap();
         let logs = directory.path().join("logs");
         std::fs::create_dir(&logs).unwrap();
+        // Without its root nginx writes no log whose name has variables.
+        std::fs::create_dir(directory.path().join("html")).unwrap();
         let known = [
             ("MODULES", modules.to_owned()),
             ("SEEDS", seeds.display().to_string()),

@@ -69,7 +69,8 @@ impl Recorder {
                 let recorder = recorder.clone();
                 std::thread::spawn(move || {
                     // The other side may go at any time.
-                    let _gone = recorder.serve(stream, number);
+                    let gone = recorder.serve(stream, number);
+                    if let Err(e) = gone { eprintln!("GONE {number} {e:?}"); }
                 });
             }
         });

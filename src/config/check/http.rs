@@ -30,6 +30,8 @@ pub struct Wants {
     pub key: bool,
     /// The names of `{set:NAME}`.
     pub set: Vec<String>,
+    /// Anything else.
+    pub request: bool,
 }
 
 impl Checker<'_> {

@@ -64,7 +64,17 @@ impl Checker<'_> {
         let names = OneOf::<ProtocolName>::expected();
         let protocol = self.required(raw.protocol, &path.key("protocol"), &names);
         let named = protocol.map(|OneOf(protocol)| protocol);
-        let pool = self.pool_of_listener(raw.pool, &path.key("pool"), named);
+        let keyed = named == Some(ProtocolName::Frame) || !matches!(raw.tcp, Slot::Absent);
+        let by_lookup = !matches!(raw.lookup, Slot::Absent);
+        let lookup = self.lookup_of_listener(raw.lookup, path, (named, keyed));
+        let pool = match by_lookup && matches!(raw.pool, Slot::Absent) {
+            true => Some(None),
+            false => self.pool_of_listener(raw.pool, &path.key("pool"), named),
+        };
+        if by_lookup && pool.flatten().is_some() {
+            let what = "a listener has a pool or a lookup, not both";
+            self.relation(&path.key("lookup"), Problem::new(what, "remove one of them"));
+        }
         let backlog = self.within(raw.backlog, &path.key("backlog"), limits::BACKLOG);
         let user_timeout = self.within(
             raw.tcp_user_timeout,
@@ -89,6 +99,7 @@ impl Checker<'_> {
             bind: bind?,
             protocol: protocol?,
             pool: pool?,
+            lookup: lookup?,
             backlog: count_u32(backlog)?,
             socket: SocketOptions { user_timeout: user_timeout?, keepalive: keepalive? },
             proxy: proxy?,
@@ -105,6 +116,26 @@ impl Checker<'_> {
         let (entries, complete) = self.entries(list, path);
         self.bound.extend(entries.iter().cloned());
         complete.then(|| entries.into_iter().map(|(_, address)| address).collect())
+    }
+
+    /// `Some(None)` without one; `keyed`: the listener finds out a key.
+    fn lookup_of_listener(
+        &mut self,
+        slot: Slot<String>,
+        path: &Path,
+        (protocol, keyed): (Option<ProtocolName>, bool),
+    ) -> Option<Option<usize>> {
+        let lookup_path = path.key("lookup");
+        if matches!(slot, Slot::Absent) {
+            return Some(None);
+        }
+        let name = self.take(slot, &lookup_path)?;
+        if protocol == Some(ProtocolName::Http) {
+            let what = "an http listener has no lookup of its own";
+            self.relation(&lookup_path, Problem::new(what, "lookup in [[listener.http.rule]]"));
+            return None;
+        }
+        self.lookup_by_key(&name, keyed, path).map(Some)
     }
 
     /// `Some(None)` for http, whose rules name pools.

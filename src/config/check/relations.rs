@@ -7,9 +7,10 @@ use crate::backend::spare::SPARES_MAX;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
-use crate::config::{Address, Listener, Pool, Protocol, limits};
+use crate::config::{Address, Listener, Lookup, LookupKind, Pool, Protocol, limits};
 use crate::health::checker::CHECKS_MAX;
 use crate::http::rule::Target;
+use crate::lookup::QUESTIONS_AT_ONCE;
 use crate::relay::PIPES_MAX;
 
 /// Descriptors besides those of sessions, listeners and shards: logs, the admin interface's own
@@ -32,6 +33,8 @@ pub(super) struct Sockets {
     sources: u64,
     /// Checks of backends under way, all pools together. Not per shard: the control plane's.
     checks: u64,
+    /// Questions of lookups under way, likewise.
+    lookups: u64,
 }
 
 /// Descriptors of the whole process besides sessions, as a sum that can be shown.
@@ -43,11 +46,17 @@ pub(super) struct Descriptors {
 /// Descriptors of a source: a folder or a store watched, a connection to ask it, one in reserve.
 const DESCRIPTORS_PER_SOURCE: u64 = 4;
 
+/// Descriptors of a lookup that asks over one connection: as a source.
+const DESCRIPTORS_PER_LOOKUP: u64 = DESCRIPTORS_PER_SOURCE;
+
+/// Descriptors of a lookup that asks DNS: a socket for each question, of which a name has two.
+const DESCRIPTORS_PER_DNS_LOOKUP: u64 = 2 * QUESTIONS_AT_ONCE as u64;
+
 /// Backends that a pool with sources is taken to have, where it has no more by itself.
 const BACKENDS_OF_SOURCES: u64 = 256;
 
 /// Counts what one shard holds, and what sources do.
-pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
+pub(super) fn sockets(pools: &[Pool], listeners: &[Listener], lookups: &[Lookup]) -> Sockets {
     let backends = |pool: &Pool| match pool.backends.len() as u64 {
         pinned if pool.sources.is_empty() => pinned,
         pinned => pinned.max(BACKENDS_OF_SOURCES),
@@ -59,7 +68,12 @@ pub(super) fn sockets(pools: &[Pool], listeners: &[Listener]) -> Sockets {
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
     let checking = pools.iter().filter(|pool| pool.health.check.is_some()).count();
     let checks = checking as u64 * CHECKS_MAX as u64;
-    Sockets { listening, warm, sources, checks }
+    let asking = |lookup: &Lookup| match lookup.kind {
+        LookupKind::Dns(_) => DESCRIPTORS_PER_DNS_LOOKUP,
+        LookupKind::Redis(_) => DESCRIPTORS_PER_LOOKUP,
+    };
+    let lookups = lookups.iter().map(asking).sum();
+    Sockets { listening, warm, sources, checks, lookups }
 }
 
 /// Idle connections that an http listener may keep in one shard.
@@ -94,7 +108,8 @@ impl Descriptors {
         let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
         let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
         let shards = per_shard.saturating_mul(self.shards);
-        let control = self.sockets.sources.saturating_add(self.sockets.checks);
+        let Sockets { sources, checks, lookups, .. } = self.sockets;
+        let control = sources.saturating_add(checks).saturating_add(lookups);
         shards.saturating_add(control).saturating_add(DESCRIPTORS_FIXED)
     }
 
@@ -110,9 +125,13 @@ impl Descriptors {
             0 => String::new(),
             checks => format!("{checks} for checks + "),
         };
+        let lookups = match self.sockets.lookups {
+            0 => String::new(),
+            lookups => format!("{lookups} for lookups + "),
+        };
         format!(
             "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}\
+             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}{lookups}\
              {DESCRIPTORS_FIXED}",
             self.sockets.listening,
             self.sockets.warm,

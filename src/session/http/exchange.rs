@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-use super::super::{Stage, store_key};
-use super::place::{Link, Seat, Upgraded, note_placed, with_room};
+use super::super::{Asked, Stage, store_key};
+use super::looked_up::to_lookup;
+use super::place::{Choices, Link, Seat, Upgraded, note_placed, with_room};
 use super::record::{BODY_TOO_LARGE, Fault, Record};
 use super::transfer::{Done, Transfer};
 use super::{Connection, Next, settings};
@@ -57,14 +58,14 @@ pub(super) async fn serve(connection: &mut Connection<'_>) -> Result<Next, End> 
 }
 
 /// A request with what is known of it.
-struct Asking<'q> {
-    http: &'q HttpListener,
-    request: Request<'q>,
+pub(super) struct Asking<'q> {
+    pub http: &'q HttpListener,
+    pub request: Request<'q>,
     request_id: String,
-    sending: Sending,
+    pub sending: Sending,
     /// Where it goes, and what its key is.
-    rule: &'q Rule,
-    key: &'q [u8],
+    pub rule: &'q Rule,
+    pub key: &'q [u8],
 }
 
 async fn request(
@@ -111,10 +112,7 @@ async fn request(
     match &rule.target {
         Target::Reply(reply) => connection.answer(reply, (http, head, sending), record).await,
         Target::Pool { pool, .. } => to_pool(connection, &asking, *pool, record).await,
-        Target::Lookup { .. } => {
-            record.placed = true;
-            connection.answer_unavailable(End::LookupFailed, &asking, record).await
-        }
+        Target::Lookup { lookup, .. } => to_lookup(connection, &asking, *lookup, record).await,
     }
 }
 
@@ -152,7 +150,7 @@ fn request_id(http: &HttpListener, request: &Request<'_>) -> String {
 }
 
 /// Why a request did not come to its end on a backend.
-enum Missed {
+pub(super) enum Missed {
     /// It failed there, or on the way.
     Fault(Fault),
     /// No backend could be had.
@@ -178,7 +176,7 @@ impl From<Turned> for Missed {
     }
 }
 
-fn is_final(end: End) -> bool {
+pub(super) fn is_final(end: End) -> bool {
     end.side() == Side::Client
         || matches!(end, End::DrainDeadline | End::Operator | End::BackendRemoved)
 }
@@ -198,9 +196,10 @@ async fn to_pool(
         let Some((index, pool)) = table.pool_of(&connection.listener, index) else {
             break Err(Missed::Unavailable(End::PoolRemoved));
         };
-        let mut search = with_room(Search::new(pool, index, asking.key, Placement::Home), pool);
+        let search = with_room(Search::new(pool, index, asking.key, Placement::Home), pool);
         note_placed(session, pool, search.home(), table.version);
-        match attempts(connection, asking, (pool, &mut search), &mut transfer).await {
+        let choices = Choices::Pool(search);
+        match attempts(connection, asking, (pool, choices), &mut transfer).await {
             Err(Missed::Back) => {}
             Err(missed) => {
                 if let Missed::Unavailable(end) = missed {
@@ -211,6 +210,19 @@ async fn to_pool(
             Ok((done, link, seat)) => break Ok((done, link, seat, pool.clone())),
         }
     };
+    conclude(connection, asking, (transfer, result), record).await
+}
+
+/// What a request came to: where its answer is, or why there is none.
+pub(super) type Attempted = Result<(Done, Link, Seat, Arc<Pool>), Missed>;
+
+/// Ends a request that was for a backend.
+pub(super) async fn conclude(
+    connection: &mut Connection<'_>,
+    asking: &Asking<'_>,
+    (transfer, result): (Transfer<'_>, Attempted),
+    record: &mut Record,
+) -> Result<Next, End> {
     if asking.request.head.upgrades {
         record.upgraded = Some(matches!(result, Ok((Done::Upgraded, ..))));
     }
@@ -238,15 +250,15 @@ async fn to_pool(
 }
 
 /// Asks one backend after the other, as far as that is allowed and safe.
-async fn attempts(
+pub(super) async fn attempts(
     connection: &mut Connection<'_>,
     asking: &Asking<'_>,
-    (pool, search): (&Arc<Pool>, &mut Search<'_>),
+    (pool, mut choices): (&Arc<Pool>, Choices<'_>),
     transfer: &mut Transfer<'_>,
 ) -> Result<(Done, Link, Seat), Missed> {
     let keeps = keeps(asking.http, pool);
     loop {
-        let (mut link, seat) = connection.next_backend(pool, search, keeps).await?;
+        let (mut link, seat) = connection.next_backend(pool, &mut choices, keeps).await?;
         let end = loop {
             let wants_more = keeps && link.requests + 1 < asking.http.backend.requests_max;
             transfer.start(connection, |out| {
@@ -277,7 +289,7 @@ async fn attempts(
             return Err(Fault::Cut(end).into());
         }
         drop(seat);
-        search.failed(end).map_err(|end| match end.is_placement() {
+        choices.failed(end).map_err(|end| match end.is_placement() {
             true => Missed::Unavailable(end),
             false => Missed::Fault(Fault::Backend(end)),
         })?;
@@ -292,14 +304,18 @@ fn keeps(http: &HttpListener, pool: &Pool) -> bool {
 }
 
 impl Asking<'_> {
-    fn write_head(&self, backend: &Backend, keep: bool, out: &mut Vec<u8>) {
-        let set: &[(String, String)] = match &self.rule.target {
+    /// The rule's `set`.
+    pub(super) fn set(&self) -> &[(String, String)] {
+        match &self.rule.target {
             Target::Lookup { set, .. } => set,
             Target::Pool { .. } | Target::Reply(_) => &[],
-        };
+        }
+    }
+
+    fn write_head(&self, backend: &Backend, keep: bool, out: &mut Vec<u8>) {
         let values = Values {
             key: Some(self.key),
-            set,
+            set: self.set(),
             backend: Some(&backend.label),
             request_id: Some(&self.request_id),
         };
@@ -358,7 +374,8 @@ impl Connection<'_> {
             return;
         }
         let signal = self.session.signal(Side::Backend).get();
-        let named = (signal.polled && signal.input).then(|| token(self.session, Side::Backend));
+        let named = (signal.polled && signal.asked != Asked::Nothing)
+            .then(|| token(self.session, Side::Backend));
         let until = self.shard.now().saturating_add(ticks(settings.idle_timeout));
         let kept = Kept { stream: link.stream, requests, token: named, until };
         let limits = (settings.idle as usize, self.shard.cells());
@@ -366,7 +383,7 @@ impl Connection<'_> {
     }
 
     /// Answers a request ourselves. The connection stays if all of the request is here.
-    async fn answer(
+    pub(super) async fn answer(
         &mut self,
         reply: &FixedReply,
         (http, head, sending): (&HttpListener, &RequestHead, Sending),
@@ -419,7 +436,7 @@ impl Connection<'_> {
         Ok(Next::Close { end, linger: true })
     }
 
-    fn count_fault(&self, fault: Fault) {
+    pub(super) fn count_fault(&self, fault: Fault) {
         let cells = &self.shard.listener_cells(&self.listener).http;
         match fault {
             Fault::Refused(refusal) => cells.refusals[refusal as usize].add(1),

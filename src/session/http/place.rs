@@ -4,13 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::{Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
+use super::super::{Asked, Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
 use super::Connection;
 use crate::backend;
-use crate::end::{End, Side};
+use crate::end::{End, Placement, Side};
 use crate::placement::Search;
 use crate::proxy;
 use crate::shard::admission::{self, Turned};
+use crate::shard::lookups::LookedUp;
 use crate::shard::{Shard, token};
 use crate::stream::Stream;
 use crate::table::{Backend, Pool};
@@ -82,12 +83,99 @@ impl Drop for Seat {
     }
 }
 
+/// Where the backends for a request come from.
+pub(super) enum Choices<'s> {
+    /// A pool's algorithm and policy.
+    Pool(Search<'s>),
+    /// A lookup's answer.
+    Found(Addresses<'s>),
+}
+
+/// What a lookup found, one address after the other.
+pub(super) struct Addresses<'s> {
+    looked_up: &'s LookedUp,
+    attempts: usize,
+}
+
+impl<'s> Addresses<'s> {
+    /// From the first one on.
+    pub(super) fn new(looked_up: &'s LookedUp) -> Addresses<'s> {
+        Addresses { looked_up, attempts: 0 }
+    }
+
+    fn failed(&self, end: End) -> Result<(), End> {
+        let retries = self.looked_up.pool.settings.retries as usize;
+        if end.may_retry() && self.attempts <= retries { Ok(()) } else { Err(end) }
+    }
+}
+
+impl Choices<'_> {
+    /// Notes that the last backend could not be had, or did not answer.
+    ///
+    /// # Errors
+    /// The failure again, when no other may be tried.
+    pub(super) fn failed(&mut self, end: End) -> Result<(), End> {
+        match self {
+            Choices::Pool(search) => search.failed(end),
+            Choices::Found(addresses) => addresses.failed(end),
+        }
+    }
+}
+
 impl Connection<'_> {
-    /// The next backend of a search, with a connection to it.
+    /// The next backend for a request, with a connection to it.
     ///
     /// # Errors
     /// Why there is none.
     pub(super) async fn next_backend(
+        &mut self,
+        pool: &Arc<Pool>,
+        choices: &mut Choices<'_>,
+        keeps: bool,
+    ) -> Result<(Link, Seat), Turned> {
+        match choices {
+            Choices::Pool(search) => self.next_of_pool(pool, search, keeps).await,
+            Choices::Found(addresses) => self.next_found(addresses, keeps).await,
+        }
+    }
+
+    async fn next_found(
+        &mut self,
+        addresses: &mut Addresses<'_>,
+        keeps: bool,
+    ) -> Result<(Link, Seat), Turned> {
+        let (shard, session) = (self.shard, self.session);
+        let LookedUp { found, pool, placement, turn } = addresses.looked_up;
+        loop {
+            let again = addresses.attempts > 0;
+            let placement = if again { Placement::Retry } else { *placement };
+            let backend = found.backend(*turn, addresses.attempts).ok_or(End::LookupNothing)?;
+            if let Some(placed) = &mut *session.placed.borrow_mut() {
+                placed.backend = Some(backend.clone());
+                placed.placement = Some(placement);
+            }
+            addresses.attempts += 1;
+            session.attempts.set(u8::try_from(addresses.attempts).unwrap_or(u8::MAX));
+            // Counted only: no limits are configured for addresses that nobody knew before.
+            if !backend.shared.enter(&pool.terms(backend), Instant::now()) {
+                return Err(Turned::Away(End::AdmissionQueueFull));
+            }
+            let mut seat = Seat::new(backend, shard.index);
+            match self.link(pool, backend, keeps).await {
+                Ok(link) => {
+                    pool.cells.of(shard.index).placements[placement as usize].add(1);
+                    seat.begin();
+                    return Ok((link, seat));
+                }
+                Err(end) => {
+                    drop(seat);
+                    addresses.failed(end)?;
+                }
+            }
+        }
+    }
+
+    async fn next_of_pool(
         &mut self,
         pool: &Arc<Pool>,
         search: &mut Search<'_>,
@@ -176,7 +264,8 @@ fn kept_link(shard: &Shard, session: &Session, backend: &Backend) -> Option<Link
     let named = kept.token == Some(own);
     // Nothing had come when it was taken: what comes is reported.
     let polled = kept.token.is_some();
-    let signal = Signal { polled, input: named, ..Signal::default() };
+    let asked = if named { Asked::Input } else { Asked::Nothing };
+    let signal = Signal { polled, asked, ..Signal::default() };
     session.signal(Side::Backend).set(signal);
     let readable = kept.stream.tls().is_some();
     Some(Link { stream: kept.stream, requests: kept.requests, header: Vec::new(), readable })

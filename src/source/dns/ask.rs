@@ -2,6 +2,7 @@
 //! does not fit; the next one when a resolver does not answer.
 
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -23,20 +24,20 @@ const SHUNNED: Duration = Duration::from_secs(30);
 
 /// Which resolvers to ask, and how they did lately.
 #[derive(Debug)]
-pub(super) struct Resolvers {
+pub(crate) struct Resolvers {
     plan: Plan,
     /// When the resolver with the same index failed last. Locked for moments only, by questions
     /// of one lookup that are asked at the same time.
     failed: Mutex<Vec<Option<Instant>>>,
     /// Lookups begun, for rotation.
-    turn: usize,
+    turn: AtomicUsize,
 }
 
 impl Resolvers {
     /// None has failed yet.
     pub(super) fn new(plan: Plan) -> Resolvers {
         let failed = Mutex::new(vec![None; plan.resolvers.len()]);
-        Resolvers { plan, failed, turn: 0 }
+        Resolvers { plan, failed, turn: AtomicUsize::new(0) }
     }
 
     /// How to ask.
@@ -45,8 +46,8 @@ impl Resolvers {
     }
 
     /// A lookup begins.
-    pub(super) fn turn(&mut self) {
-        self.turn = self.turn.wrapping_add(1);
+    pub(crate) fn turn(&self) {
+        self.turn.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Asks one after the other until one answers. If none does, the first one's reason counts.
@@ -74,7 +75,7 @@ impl Resolvers {
     /// In order of preference, but those that failed lately last.
     fn order(&self, now: Instant) -> Vec<usize> {
         let count = self.plan.resolvers.len();
-        let first = if self.plan.rotate { self.turn } else { 0 };
+        let first = if self.plan.rotate { self.turn.load(Ordering::Relaxed) } else { 0 };
         let mut order: Vec<usize> = (0..count).collect();
         order.rotate_left(first % count.max(1));
         let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -192,7 +193,7 @@ mod tests {
 
     #[test]
     fn rotation() {
-        let mut resolvers = resolvers(true);
+        let resolvers = resolvers(true);
         let now = Instant::now();
         let mut firsts = Vec::new();
         for _ in 0..4 {

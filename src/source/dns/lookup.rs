@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::stream::{self, StreamExt, TryStreamExt};
@@ -12,7 +13,7 @@ use hickory_net::proto::rr::{Name, RecordType};
 
 use super::SystemResolvers;
 use super::answer::{CHAIN_MAX, Data, Said};
-use super::ask::Resolvers;
+pub(crate) use super::ask::Resolvers;
 use super::search::Plan;
 use crate::config::{Address, BackendState, DnsRecords, DnsSource};
 use crate::source::{Failure, FailureCause, Member, Reading, Rejected};
@@ -36,11 +37,19 @@ pub(super) struct Found {
 pub(super) struct Lookup {
     name: String,
     records: DnsRecords,
+    whom: Whom,
+}
+
+/// Whom to ask.
+#[derive(Debug)]
+pub(crate) struct Whom {
     /// Empty: the system's.
     configured: Vec<SocketAddr>,
     timeout: Duration,
+    /// Whether `timeout` is for all resolvers together.
+    together: bool,
     system: SystemResolvers,
-    resolvers: Option<Resolvers>,
+    resolvers: Option<Arc<Resolvers>>,
 }
 
 /// Answers to one or several questions.
@@ -61,28 +70,47 @@ impl Part {
 impl Lookup {
     /// Nothing is asked yet.
     pub(super) fn new(settings: &DnsSource, timeout: Duration, system: SystemResolvers) -> Lookup {
-        Lookup {
-            name: settings.name.clone(),
-            records: settings.records,
-            configured: settings.resolvers.clone(),
-            timeout,
-            system,
-            resolvers: None,
-        }
+        let configured = settings.resolvers.clone();
+        let whom = Whom { configured, timeout, together: false, system, resolvers: None };
+        Lookup { name: settings.name.clone(), records: settings.records, whom }
     }
 
     /// Looks everything up.
     pub(super) async fn run(&mut self) -> Result<Found, Failure> {
         let name = Name::from_ascii(&self.name)
             .map_err(|error| malformed(format!("{:?} is no name: {error}", self.name)))?;
-        let plan = self.plan()?;
-        let known = self.resolvers.take().filter(|resolvers| *resolvers.plan() == plan);
-        let resolvers = self.resolvers.insert(known.unwrap_or_else(|| Resolvers::new(plan)));
+        let resolvers = self.whom.resolvers()?;
         resolvers.turn();
         match self.records {
             DnsRecords::Addresses { port } => resolvers.addresses_with(&name, port).await,
             DnsRecords::Services => resolvers.services(&name).await,
         }
+    }
+}
+
+impl Whom {
+    /// These resolvers, or those of the system if there are none; each question has an answer from
+    /// one of them, or none, within `timeout`.
+    pub(crate) fn new(configured: Vec<SocketAddr>, timeout: Duration) -> Whom {
+        let system = SystemResolvers::default();
+        Whom { configured, timeout, together: true, system, resolvers: None }
+    }
+
+    /// The same with another file in place of `/etc/resolv.conf`.
+    #[cfg(test)]
+    pub(crate) fn with_system(self, system: SystemResolvers) -> Whom {
+        Whom { system, ..self }
+    }
+
+    /// Those to ask now; what was learnt about them is kept while they are the same.
+    pub(crate) fn resolvers(&mut self) -> Result<Arc<Resolvers>, Failure> {
+        let mut plan = self.plan()?;
+        if self.together {
+            plan.timeout /= u32::try_from(plan.resolvers.len()).unwrap_or(u32::MAX).max(1);
+        }
+        let known = self.resolvers.take().filter(|resolvers| *resolvers.plan() == plan);
+        let resolvers = known.unwrap_or_else(|| Arc::new(Resolvers::new(plan)));
+        Ok(self.resolvers.insert(resolvers).clone())
     }
 
     fn plan(&self) -> Result<Plan, Failure> {
@@ -104,6 +132,37 @@ impl Lookup {
 }
 
 impl Resolvers {
+    /// The first search domain, if there is one.
+    pub(crate) fn search_domain(&self) -> Option<&Name> {
+        self.plan().search.first()
+    }
+
+    /// The addresses of a complete name, and how long they, or that there are none, may be
+    /// believed. One family that is answered is enough.
+    pub(crate) async fn host(&self, name: &Name) -> Result<(Vec<IpAddr>, Duration), Failure> {
+        let (mut v4, mut v6) = (Part::default(), Part::default());
+        let (four, six) = match self.plan().no_ipv6 {
+            true => (self.resolve(name, RecordType::A, &mut v4).await, Ok(())),
+            false => tokio::join!(
+                self.resolve(name, RecordType::A, &mut v4),
+                self.resolve(name, RecordType::AAAA, &mut v6),
+            ),
+        };
+        let ips = |part: &Part| part.data.iter().filter_map(ip).collect::<Vec<_>>();
+        let (four_ips, six_ips) = (ips(&v4), ips(&v6));
+        let ttl = match (four_ips.is_empty(), six_ips.is_empty()) {
+            (false, true) => v4.ttl,
+            (true, false) => v6.ttl,
+            (false, false) => [v4.ttl, v6.ttl].into_iter().flatten().min(),
+            (true, true) => {
+                // That there is nothing takes both to say.
+                four.and(six)?;
+                [v4.ttl, v6.ttl].into_iter().flatten().min()
+            }
+        };
+        Ok((four_ips.into_iter().chain(six_ips).collect(), ttl.unwrap_or_default()))
+    }
+
     async fn addresses_with(&self, name: &Name, port: u16) -> Result<Found, Failure> {
         let part = self.first_with_data(name, Wanted::Addresses).await?;
         let ips = part.data.iter().filter_map(ip);

@@ -1,10 +1,7 @@
 //! Changes a field of the hash, if nobody changes the hash meanwhile: WATCH, read, MULTI, EXEC.
 
-use std::sync::Arc;
-
 use redis::Value;
 use redis::aio::MultiplexedConnection;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Asker, Fault, HOPS_MAX, Place};
@@ -54,8 +51,7 @@ impl From<Fault> for Trouble {
 /// One connection.
 async fn converse(mut asker: Asker<'_>, change: (&Address, &Write)) -> Result<Written, Trouble> {
     // Of what is told while we write nothing is of interest.
-    let changed = Arc::new(Notify::new());
-    let (connection, _, mut driver) = asker.greet(&changed).await.map_err(Fault::from)?;
+    let (connection, _, mut driver) = asker.greet(|_push| {}).await.map_err(Fault::from)?;
     let mut writer = Writer { asker, connection };
     let work = writer.write(change);
     tokio::pin!(work);

@@ -262,16 +262,8 @@ impl Checker<'_> {
         path: &Path,
     ) -> Option<usize> {
         let lookup_path = path.key("lookup");
-        let declared = self.declared_lookups.as_mut()?;
-        let Some(index) = declared.iter().position(|lookup| lookup.name == name) else {
-            let names: Vec<&str> = declared.iter().map(|lookup| lookup.name.as_str()).collect();
-            let mut problem = Problem::unknown_name("lookup", name, &names);
-            problem.what = format!("no lookup is called {}", quote(name));
-            self.relation(&lookup_path, problem.without_found());
-            return None;
-        };
-        let lookup = declared.get_mut(index)?;
-        lookup.used = true;
+        let index = self.lookup_declared(name, &lookup_path)?;
+        let lookup = self.declared_lookups.as_ref()?.get(index)?;
         let wants = lookup.wants.as_ref()?;
         let mut problems = Vec::new();
         if wants.key != key.is_some() {
@@ -297,13 +289,57 @@ impl Checker<'_> {
         good.then_some(index)
     }
 
+    /// The index of the lookup called `name`, for a listener that knows nothing but a key, or not
+    /// even that.
+    pub(in crate::config::check) fn lookup_by_key(
+        &mut self,
+        name: &str,
+        keyed: bool,
+        path: &Path,
+    ) -> Option<usize> {
+        let lookup_path = path.key("lookup");
+        let index = self.lookup_declared(name, &lookup_path)?;
+        let wants = self.declared_lookups.as_ref()?.get(index)?.wants.as_ref()?;
+        let problem = if wants.request || !wants.set.is_empty() {
+            let valid = "a lookup whose only expression is {key}";
+            Some(Problem::new("the lookup wants to know what only requests say", valid))
+        } else if wants.key && !keyed {
+            let valid = "a table [listener.tcp] with key";
+            Some(Problem::new("the lookup wants {key}, and this listener has none", valid))
+        } else {
+            None
+        };
+        match problem {
+            Some(problem) => {
+                self.relation(&lookup_path, problem.without_found());
+                None
+            }
+            None => Some(index),
+        }
+    }
+
+    fn lookup_declared(&mut self, name: &str, path: &Path) -> Option<usize> {
+        let declared = self.declared_lookups.as_mut()?;
+        let index = declared.iter().position(|lookup| lookup.name == name);
+        match index.and_then(|index| declared.get_mut(index)) {
+            Some(lookup) => lookup.used = true,
+            None => {
+                let names: Vec<&str> = declared.iter().map(|lookup| lookup.name.as_str()).collect();
+                let mut problem = Problem::unknown_name("lookup", name, &names);
+                problem.what = format!("no lookup is called {}", quote(name));
+                self.relation(path, problem.without_found());
+            }
+        }
+        index
+    }
+
     /// A lookup that nothing names is most often a misspelt name elsewhere.
     pub(in crate::config::check) fn lookups_unused(&mut self) {
         let unused = self.declared_lookups.iter().flatten().filter(|lookup| !lookup.used);
         let paths: Vec<Path> = unused.map(|lookup| lookup.path.clone()).collect();
         for path in paths {
-            let valid = "name it in a rule's lookup, or remove it";
-            self.warn(&path, Problem::new("no rule uses this lookup", valid));
+            let valid = "name it in a listener's or rule's lookup, or remove it";
+            self.warn(&path, Problem::new("nothing uses this lookup", valid));
         }
     }
 }
@@ -332,8 +368,9 @@ fn wants(lookup: &Lookup) -> Wants {
     for expression in lookup.templates().into_iter().flat_map(Template::expressions) {
         match expression {
             Expression::Key => wants.key = true,
-            Expression::Set(name) if !wants.set.contains(name) => wants.set.push(name.clone()),
-            _ => {}
+            Expression::Set(name) if wants.set.contains(name) => {}
+            Expression::Set(name) => wants.set.push(name.clone()),
+            _ => wants.request = true,
         }
     }
     wants
