@@ -69,8 +69,7 @@ impl Recorder {
                 let recorder = recorder.clone();
                 std::thread::spawn(move || {
                     // The other side may go at any time.
-                    let gone = recorder.serve(stream, number);
-                    if let Err(e) = gone { eprintln!("GONE {number} {e:?}"); }
+                    let _gone = recorder.serve(stream, number);
                 });
             }
         });
@@ -90,8 +89,9 @@ impl Recorder {
             if upgrade && answer == "plain" {
                 return echo_after_upgrade(stream, reader);
             }
-            respond(&mut stream, &answer, number)?;
-            if !keep || answer == "until-close" || answer == "hang-up" {
+            let keep = keep && !["until-close", "hang-up"].contains(&&*answer);
+            respond(&mut stream, &answer, (number, keep))?;
+            if !keep {
                 return Ok(());
             }
         }
@@ -99,13 +99,16 @@ impl Recorder {
     }
 }
 
-fn respond(stream: &mut TcpStream, answer: &str, number: u8) -> std::io::Result<()> {
+fn respond(stream: &mut TcpStream, answer: &str, how: (u8, bool)) -> std::io::Result<()> {
+    let (number, keep) = how;
     let name = format!("backend {number}\n");
     let (status, kind) = match answer.split_once(' ') {
         Some((status, kind)) => (status, kind),
         None => ("200", answer),
     };
-    let head = format!("HTTP/1.1 {status} Said\r\nX-Backend: {number}\r\n");
+    // Who closes says so: nginx would keep the connection otherwise, though it asked to close it.
+    let close = if keep { "" } else { "Connection: close\r\n" };
+    let head = format!("HTTP/1.1 {status} Said\r\nX-Backend: {number}\r\n{close}");
     let text = match kind {
         "plain" => format!("{head}Content-Length: {}\r\n\r\n{name}", name.len()),
         "empty" => format!("{head}\r\n"),
@@ -113,7 +116,7 @@ fn respond(stream: &mut TcpStream, answer: &str, number: u8) -> std::io::Result<
             let len = name.len();
             format!("{head}Transfer-Encoding: chunked\r\n\r\n{len:x}\r\n{name}\r\n0\r\n\r\n")
         }
-        "until-close" => format!("{head}Connection: close\r\n\r\n{name}"),
+        "until-close" => format!("{head}\r\n{name}"),
         "long" => format!("{head}Content-Length: 1000000\r\n\r\n{}", "x".repeat(1_000_000)),
         "slow" => {
             pause(Duration::from_millis(900));
