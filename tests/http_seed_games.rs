@@ -64,12 +64,12 @@ impl Fleet {
         recorder.backend(([127, 0, 5, 9], port).into(), 9);
         let fleet = Fleet { redis, port, recorder };
         for number in NODES {
-            fleet.put("dev", "wgamed", &number.to_string(), &fleet.place(*number));
+            fleet.put(("dev", "wgamed"), &number.to_string(), &fleet.place(*number));
         }
-        fleet.put("live", "wgamed", "1", &fleet.place(2));
-        fleet.put("dev", "", "1", &fleet.place(3));
-        fleet.put("dev", "wgamed", "", &fleet.place(2));
-        fleet.put("dev", "a%20b", "1", &fleet.place(1));
+        fleet.put(("live", "wgamed"), "1", &fleet.place(2));
+        fleet.put(("dev", ""), "1", &fleet.place(3));
+        fleet.put(("dev", "wgamed"), "", &fleet.place(2));
+        fleet.put(("dev", "a%20b"), "1", &fleet.place(1));
         for (thread, value) in [
             ("empty", String::new()),
             ("null", "null".to_owned()),
@@ -83,7 +83,7 @@ impl Fleet {
             ("refused", "127.0.4.66:1".to_owned()),
             ("blank", format!(" {}", fleet.place(1))),
         ] {
-            fleet.put("dev", "odd", thread, &value);
+            fleet.put(("dev", "odd"), thread, &value);
         }
         fleet.redis.run("SET game-server_dev_node_text hello");
         fleet
@@ -93,7 +93,7 @@ impl Fleet {
         format!("127.0.4.{number}:{}", self.port)
     }
 
-    fn put(&self, platform: &str, node: &str, thread: &str, value: &str) {
+    fn put(&self, (platform, node): (&str, &str), thread: &str, value: &str) {
         let key = format!("game-server_{platform}_node_{node}");
         let mut command = redis::cmd("HSET");
         command.arg(key).arg(thread).arg(value);
@@ -424,7 +424,7 @@ fn a_node_that_moves() {
     for to in both {
         assert_eq!(answers(to, &fleet, NODE_1, 1), [Some(at(1))]);
     }
-    fleet.put("dev", "wgamed", "1", &fleet.place(3));
+    fleet.put(("dev", "wgamed"), "1", &fleet.place(3));
     assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(at(3))]);
     let moved = Instant::now();
     until("the new place", || answers(both[1], &fleet, NODE_1, 1) == [Some(at(3))]);

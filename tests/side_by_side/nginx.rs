@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 
-use crate::stores::process::{Directory, Process, free_port};
+use crate::stores::process::{DEADLINE, Directory, Process, free_port};
 
 /// A running nginx.
 pub struct Nginx {
@@ -43,7 +43,7 @@ impl Nginx {
         let arguments = ["-p", &place, "-c", "nginx.conf"].map(str::to_owned);
         let mut process = Process::start(&directory, "nginx", &arguments);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        process.wait(|| TcpStream::connect(address).is_ok());
+        process.wait(|| TcpStream::connect_timeout(&address, DEADLINE).is_ok());
         Nginx { process, address, directory }
     }
 
