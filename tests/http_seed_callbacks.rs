@@ -635,8 +635,8 @@ fn a_resolver_that_is_gone_or_stands_still() {
     }
 }
 
-/// Names that cannot be names, which nginx's library sends to the resolver all the same: it does not
-/// answer, and the caller holds a request for ten seconds.
+/// Names that cannot be names, which nginx's library sends to the resolver all the same: it does
+/// not answer, and the caller waits for ten seconds.
 #[test]
 fn names_that_cannot_be_asked_for() {
     let fleet = Fleet::start(600);

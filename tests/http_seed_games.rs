@@ -1,6 +1,6 @@
-//! WebSocket games by Redis, beside nginx with Lua doing the same: the same requests to both, and the
-//! same statuses, nodes and fields, but for the differences that are listed here with their reasons.
-//! A real Redis, which also stands still, is killed, and is written to by somebody else.
+//! WebSocket games by Redis, beside nginx with Lua doing the same: the same requests to both, and
+//! the same statuses, nodes and fields, but for the differences that are listed here with their
+//! reasons. A real Redis, which also stands still, is killed, and is written to by somebody else.
 
 mod gateway;
 mod side_by_side;

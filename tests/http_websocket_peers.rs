@@ -12,7 +12,7 @@ use stores::process::until;
 
 const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/websocket/peers.py");
 
-/// Idle sockets; each costs four descriptors, one with the client, one with the server, two with us.
+/// Idle sockets. Each is a descriptor of the client, one of the server, and two of ours.
 const IDLE: usize = 2_000;
 
 /// A running part of `peers.py`.
