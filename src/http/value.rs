@@ -183,7 +183,7 @@ impl Allowed {
         Ok(())
     }
 
-    /// The address that a store holds: "IP:PORT" or "[IPv6]:PORT" and nothing else, if callers may
+    /// The address that a store holds: `IP:PORT` or `[IPv6]:PORT` and nothing else, if callers may
     /// be sent there.
     ///
     /// # Errors

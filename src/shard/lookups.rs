@@ -80,7 +80,7 @@ impl Shard {
     /// session's listener.
     ///
     /// What is remembered is there at the first poll. Otherwise the session waits, in the stage
-    /// [`Stage::Lookup`] and for about the lookup's `timeout` at most; its deadline is another one
+    /// `Stage::Lookup` and for about the lookup's `timeout` at most; its deadline is another one
     /// afterwards, so the next stage has to set its own.
     ///
     /// # Errors

@@ -251,7 +251,7 @@ impl Shard {
         self.poller.change(socket, Interest { input: true, room }, token(session, side))
     }
 
-    /// Waits until a watched socket of a session is reported; [`Session::take_report`] says which.
+    /// Waits until a watched socket of a session is reported; `Session::take_report` says which.
     pub fn reported_any(&self, session: &Session) -> impl Future<Output = ()> {
         poll_fn(|_context| {
             let reported = |side| session.signal(side).get().reported;
