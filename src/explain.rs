@@ -18,7 +18,6 @@ use crate::config::{
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
 use crate::http::rule;
-use crate::http::template::Gap;
 use crate::key::KEY_LEN_MAX;
 use crate::log::is_hidden;
 use crate::movement::Standing;
@@ -383,10 +382,7 @@ fn write_question(f: &mut fmt::Formatter<'_>, lookup: Option<&Lookup>, key: &[u8
     match lookup::question(lookup, key) {
         Ok(question) => writeln!(f, "asks     {question}"),
         Err(unfilled) => {
-            let why = match unfilled.gap {
-                Gap::Missing => "missing",
-                Gap::Malformed(unfit) => unfit.label(),
-            };
+            let why = unfilled.gap.label("missing");
             let end = End::LookupNameInvalid.label();
             writeln!(f, "outcome  closed: {end}: the key cannot be part of the name ({why})")
         }

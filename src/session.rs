@@ -1,7 +1,7 @@
 //! The life of one connection: preface → key → pick → connect → relay → one end.
 
 mod http;
-pub mod looked_up;
+mod looked_up;
 mod preface;
 mod secure;
 mod state;

@@ -87,7 +87,7 @@ impl Fixture {
 
     /// Lets things happen that the gateway finds all at once.
     fn while_stopped(&self, act: impl FnOnce()) {
-        self.gateway.signal("STOP");
+        self.gateway.pause();
         act();
         self.gateway.signal("CONT");
     }

@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 
 use gateway::backend::Backend;
 use gateway::client::login;
-use gateway::{Gateway, ONE_SHARD};
+use gateway::{Gateway, frame_config};
 use tls::{Authority, ClientSettings, client, connect, echo, receive, tcp_config, tls_table};
 use tokio_rustls::rustls::version::{TLS12, TLS13};
 
@@ -183,28 +183,9 @@ fn frames_are_read_inside_tls_and_proxy_headers_before_it() {
     let authority = Authority::new("test");
     let files = authority.sign("a", &["a.test"]);
     let backend = Backend::manual();
-    let toml = format!(
-        r#"{ONE_SHARD}
-[[listener]]
-name = "devices"
-bind = ["127.0.0.1:0"]
-protocol = "frame"
-pool = "c2s"
-[listener.frame]
-header = ">ccHH"
-fields = ["type", "version", "time", "length"]
-key = "json:devid"
-[listener.proxy_protocol]
-from = ["127.0.0.0/8"]
-{}
-[pool.c2s]
-balance = "crc32_mod"
-proxy_protocol = "v2"
-backends = ["{}"]
-"#,
-        tls_table("", &[&files]),
-        backend.address
-    );
+    let proxied = "[listener.proxy_protocol]\nfrom = [\"127.0.0.0/8\"]\n";
+    let tables = proxied.to_owned() + &tls_table("", &[&files]);
+    let toml = frame_config(&[backend.address], "proxy_protocol = \"v2\"", &tables);
     let gateway = Gateway::start(&toml);
     let mut socket = connect(gateway.address("devices"));
     socket.write_all(b"PROXY TCP4 192.0.2.1 192.0.2.2 1234 443\r\n").unwrap();

@@ -16,20 +16,10 @@ use crate::squad::Squad;
 /// Runs every arm that was asked for and reports. The exit code is the report's.
 pub fn run(args: &DevicesArgs) -> anyhow::Result<u8> {
     let plans = plans(args)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = Report::new(&args.output, args.config.as_deref());
-    runtime.block_on(async {
-        let mut interrupts = Interrupts::new()?;
-        for (arm, (targets, routes)) in plans {
-            let plan = Arc::new(Plan::new(args, arm, targets, routes)?);
-            report.add(run_arm(plan, &mut interrupts).await?);
-            if interrupts.seen {
-                break;
-            }
-        }
-        anyhow::Ok(())
-    })?;
-    report.publish()
+    let report = Report::new(&args.output, args.config.as_deref());
+    report.run(plans, async |(arm, (targets, routes)), interrupts| {
+        run_arm(Arc::new(Plan::new(args, arm, targets, routes)?), interrupts).await
+    })
 }
 
 /// Where to connect, and where to land.

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::cli::OutputArgs;
 use crate::counters::{Count, Latency, Measure, Tally};
-use crate::course::Finished;
+use crate::course::{Finished, Interrupts};
 use crate::hgrm;
 use crate::machine::{self, Host};
 use crate::oracle::Routes;
@@ -213,13 +213,31 @@ impl Report {
         }
     }
 
-    /// Adds an arm.
-    pub fn add(&mut self, arm: ArmReport) {
-        self.arms.push(arm);
+    /// Runs one arm after the other until a signal, then publishes; gives the exit code.
+    ///
+    /// # Errors
+    /// What an arm says, or that the report could not be written.
+    pub fn run<P>(
+        mut self,
+        plans: Vec<P>,
+        run_arm: impl AsyncFn(P, &mut Interrupts) -> anyhow::Result<ArmReport>,
+    ) -> anyhow::Result<u8> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let mut interrupts = Interrupts::new()?;
+            for plan in plans {
+                self.arms.push(run_arm(plan, &mut interrupts).await?);
+                if interrupts.seen {
+                    break;
+                }
+            }
+            anyhow::Ok(())
+        })?;
+        self.publish()
     }
 
     /// Prints the table, writes the files, and gives the exit code.
-    pub fn publish(&self) -> anyhow::Result<u8> {
+    fn publish(&self) -> anyhow::Result<u8> {
         let faults: Vec<String> = self.arms.iter().flat_map(ArmReport::faults).collect();
         let exit_code = u8::from(!faults.is_empty());
         let to_stdout = self.output.json.as_deref() == Some(Path::new("-"));

@@ -99,6 +99,16 @@ pub enum Gap {
     Malformed(Unfit),
 }
 
+impl Gap {
+    /// The stable name in logs; `missing` is that of a part which is not there.
+    pub fn label(self, missing: &'static str) -> &'static str {
+        match self {
+            Gap::Missing => missing,
+            Gap::Malformed(unfit) => unfit.label(),
+        }
+    }
+}
+
 /// Why a text is no template; `Display` says what would be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TemplateError(String);

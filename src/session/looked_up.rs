@@ -58,37 +58,72 @@ async fn place_by(
     result
 }
 
-/// Connects a session to an address that a lookup gave: the first one, and after failures as many
-/// more times as the lookup's `retries` say, to its other addresses or the same one again.
-///
-/// # Errors
-/// The last failure, or what interrupted the session.
-pub async fn connect(
-    shard: &Shard,
-    session: &Session,
-    looked_up: &LookedUp,
-) -> Result<(Stream, Arc<Backend>), End> {
-    let LookedUp { found, pool, placement, turn } = looked_up;
-    let cells = pool.cells.of(shard.index);
-    let mut attempt = 0;
-    loop {
-        let Some(backend) = found.backend(*turn, attempt) else { return Err(End::LookupNothing) };
-        let placement = if attempt == 0 { *placement } else { Placement::Retry };
+/// The addresses that a lookup gave a session, one attempt after the other: the first one, and
+/// after failures as many more as the lookup's `retries` say, or the same one again.
+pub(super) struct Addresses<'s> {
+    looked_up: &'s LookedUp,
+    attempts: usize,
+}
+
+impl<'s> Addresses<'s> {
+    /// From the first one on.
+    pub(super) fn new(looked_up: &'s LookedUp) -> Addresses<'s> {
+        Addresses { looked_up, attempts: 0 }
+    }
+
+    /// The next one, on which the session is counted from now on, and why.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(super) fn next(
+        &mut self,
+        shard: &Shard,
+        session: &Session,
+    ) -> Result<(&'s Arc<Backend>, Placement), End> {
+        let LookedUp { found, pool, placement, turn } = self.looked_up;
+        let backend = found.backend(*turn, self.attempts).ok_or(End::LookupNothing)?;
+        let placement = if self.attempts == 0 { *placement } else { Placement::Retry };
         *session.placed.borrow_mut() = Some(Placed {
             pool: pool.clone(),
             backend: Some(backend.clone()),
             placement: Some(placement),
             table_version: shard.table().version,
         });
-        attempt += 1;
-        session.attempts.set(u8::try_from(attempt).unwrap_or(u8::MAX));
+        self.attempts += 1;
+        session.attempts.set(u8::try_from(self.attempts).unwrap_or(u8::MAX));
         // Counted only: no limits are configured for addresses that nobody knew before.
-        if !backend.shared.enter(&pool.terms(backend), Instant::now()) {
-            return Err(End::AdmissionQueueFull);
+        match backend.shared.enter(&pool.terms(backend), Instant::now()) {
+            true => Ok((backend, placement)),
+            false => Err(End::AdmissionQueueFull),
         }
+    }
+
+    /// Notes that the last one could not be had, or did not answer.
+    ///
+    /// # Errors
+    /// The failure again, when no other may be tried.
+    pub(super) fn failed(&self, end: End) -> Result<(), End> {
+        let retries = self.looked_up.pool.settings.retries as usize;
+        if end.may_retry() && self.attempts <= retries { Ok(()) } else { Err(end) }
+    }
+}
+
+/// Connects a session to an address that a lookup gave.
+///
+/// # Errors
+/// The last failure, or what interrupted the session.
+async fn connect(
+    shard: &Shard,
+    session: &Session,
+    looked_up: &LookedUp,
+) -> Result<(Stream, Arc<Backend>), End> {
+    let pool = &looked_up.pool;
+    let mut addresses = Addresses::new(looked_up);
+    loop {
+        let (backend, placement) = addresses.next(shard, session)?;
         match backend::connect(shard, session, pool, backend).await {
             Ok(socket) => {
-                cells.placements[placement as usize].add(1);
+                pool.cells.of(shard.index).placements[placement as usize].add(1);
                 let cells = backend.shared.cells.of(shard.index);
                 cells.sessions.add(1);
                 cells.active.add(1);
@@ -100,9 +135,7 @@ pub async fn connect(
                 if end.side() == Side::Backend {
                     backend.shared.failed();
                 }
-                if !end.may_retry() || attempt > pool.settings.retries as usize {
-                    return Err(end);
-                }
+                addresses.failed(end)?;
             }
         }
     }

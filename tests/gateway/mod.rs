@@ -326,6 +326,22 @@ impl Gateway {
         assert!(status.success());
     }
 
+    /// Stops its every thread. The signal only asks: a thread that runs on another core goes on for
+    /// a moment, and would find one by one what must be found at once.
+    pub fn pause(&self) {
+        self.signal("STOP");
+        let tasks = format!("/proc/{}/task", self.child.id());
+        self.wait_until("every thread stopped", || {
+            std::fs::read_dir(&tasks).unwrap().all(|task| {
+                let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
+                // proc_pid_stat(5): the state is what follows the name, which is in parentheses.
+                stat.is_ok_and(|stat| {
+                    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
+                })
+            })
+        });
+    }
+
     /// Waits for the process to end.
     pub fn wait(&mut self) -> ExitStatus {
         let give_up = Instant::now() + DEADLINE;

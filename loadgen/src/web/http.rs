@@ -52,23 +52,14 @@ pub fn run(args: &HttpArgs) -> anyhow::Result<u8> {
         bail!("every thread needs a connection");
     }
     let plans = plans(&args.web, args.method.as_str(), args.connections)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = Report::new(&args.web.output, args.web.config.as_deref());
-    runtime.block_on(async {
-        let mut interrupts = Interrupts::new()?;
-        for plan in plans {
-            let per_thread = args.connections / args.web.threads;
-            if plan.arm == Arm::Direct && (per_thread as usize) < plan.targets.len() {
-                bail!("every thread needs a connection to each of {} backends", plan.targets.len());
-            }
-            report.add(run_arm(args, Arc::new(plan), &mut interrupts).await?);
-            if interrupts.seen {
-                break;
-            }
+    let report = Report::new(&args.web.output, args.web.config.as_deref());
+    report.run(plans, async |plan: WebPlan, interrupts| {
+        let per_thread = args.connections / args.web.threads;
+        if plan.arm == Arm::Direct && (per_thread as usize) < plan.targets.len() {
+            bail!("every thread needs a connection to each of {} backends", plan.targets.len());
         }
-        anyhow::Ok(())
-    })?;
-    report.publish()
+        run_arm(args, Arc::new(plan), interrupts).await
+    })
 }
 
 async fn run_arm(

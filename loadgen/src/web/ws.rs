@@ -39,19 +39,8 @@ pub fn run(args: &WsArgs) -> anyhow::Result<u8> {
         bail!("--payload is {MESSAGE_LEN_MIN} to {MESSAGE_LEN_MAX} bytes");
     }
     let plans = plans(&args.web, "GET", args.count)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut report = Report::new(&args.web.output, args.web.config.as_deref());
-    runtime.block_on(async {
-        let mut interrupts = Interrupts::new()?;
-        for plan in plans {
-            report.add(run_arm(args, Arc::new(plan), &mut interrupts).await?);
-            if interrupts.seen {
-                break;
-            }
-        }
-        anyhow::Ok(())
-    })?;
-    report.publish()
+    let report = Report::new(&args.web.output, args.web.config.as_deref());
+    report.run(plans, async |plan, interrupts| run_arm(args, Arc::new(plan), interrupts).await)
 }
 
 async fn run_arm(

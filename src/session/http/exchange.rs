@@ -99,10 +99,7 @@ async fn request(
     let key = match rule::key(&rule.target, &request) {
         Ok(key) => key,
         Err(unfilled) => {
-            record.reason = match unfilled.gap {
-                crate::http::template::Gap::Missing => "key_missing",
-                crate::http::template::Gap::Malformed(unfit) => unfit.label(),
-            };
+            record.reason = unfilled.gap.label("key_missing");
             let reply = FixedReply::of_status(rule.statuses.of(&unfilled));
             return connection.answer(&reply, (http, head, sending), record).await;
         }

@@ -1,14 +1,15 @@
 //! Requests whose backend a lookup finds.
 
+use super::super::looked_up::Addresses;
 use super::super::{Placed, Stage};
 use super::exchange::{Asking, Missed, attempts, conclude, is_final};
-use super::place::{Addresses, Choices};
+use super::place::Choices;
 use super::record::{Fault, Record};
 use super::transfer::Transfer;
 use super::{Connection, Next};
 use crate::end::End;
 use crate::http::rule::FixedReply;
-use crate::http::template::{Gap, Values};
+use crate::http::template::Values;
 use crate::lookup::LookupName;
 
 /// A name that cannot be asked for: what to answer, and why.
@@ -75,10 +76,7 @@ fn named(
     let name = LookupName::of(&lookup.settings, Some(&asking.request), &values);
     Some(name.map_err(|unfilled| Unnamed {
         status: asking.rule.statuses.of(&unfilled),
-        reason: match unfilled.gap {
-            Gap::Missing => "name_missing",
-            Gap::Malformed(unfit) => unfit.label(),
-        },
+        reason: unfilled.gap.label("name_missing"),
     }))
 }
 

@@ -4,14 +4,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::looked_up::Addresses;
 use super::super::{Asked, Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
 use super::Connection;
 use crate::backend;
-use crate::end::{End, Placement, Side};
+use crate::end::{End, Side};
 use crate::placement::Search;
 use crate::proxy;
 use crate::shard::admission::{self, Turned};
-use crate::shard::lookups::LookedUp;
 use crate::shard::{Shard, token};
 use crate::stream::Stream;
 use crate::table::{Backend, Pool};
@@ -91,24 +91,6 @@ pub(super) enum Choices<'s> {
     Found(Addresses<'s>),
 }
 
-/// What a lookup found, one address after the other.
-pub(super) struct Addresses<'s> {
-    looked_up: &'s LookedUp,
-    attempts: usize,
-}
-
-impl<'s> Addresses<'s> {
-    /// From the first one on.
-    pub(super) fn new(looked_up: &'s LookedUp) -> Addresses<'s> {
-        Addresses { looked_up, attempts: 0 }
-    }
-
-    fn failed(&self, end: End) -> Result<(), End> {
-        let retries = self.looked_up.pool.settings.retries as usize;
-        if end.may_retry() && self.attempts <= retries { Ok(()) } else { Err(end) }
-    }
-}
-
 impl Choices<'_> {
     /// Notes that the last backend could not be had, or did not answer.
     ///
@@ -135,31 +117,19 @@ impl Connection<'_> {
     ) -> Result<(Link, Seat), Turned> {
         match choices {
             Choices::Pool(search) => self.next_of_pool(pool, search, keeps).await,
-            Choices::Found(addresses) => self.next_found(addresses, keeps).await,
+            Choices::Found(addresses) => self.next_found(pool, addresses, keeps).await,
         }
     }
 
     async fn next_found(
         &mut self,
+        pool: &Arc<Pool>,
         addresses: &mut Addresses<'_>,
         keeps: bool,
     ) -> Result<(Link, Seat), Turned> {
         let (shard, session) = (self.shard, self.session);
-        let LookedUp { found, pool, placement, turn } = addresses.looked_up;
         loop {
-            let again = addresses.attempts > 0;
-            let placement = if again { Placement::Retry } else { *placement };
-            let backend = found.backend(*turn, addresses.attempts).ok_or(End::LookupNothing)?;
-            if let Some(placed) = &mut *session.placed.borrow_mut() {
-                placed.backend = Some(backend.clone());
-                placed.placement = Some(placement);
-            }
-            addresses.attempts += 1;
-            session.attempts.set(u8::try_from(addresses.attempts).unwrap_or(u8::MAX));
-            // Counted only: no limits are configured for addresses that nobody knew before.
-            if !backend.shared.enter(&pool.terms(backend), Instant::now()) {
-                return Err(Turned::Away(End::AdmissionQueueFull));
-            }
+            let (backend, placement) = addresses.next(shard, session)?;
             let mut seat = Seat::new(backend, shard.index);
             match self.link(pool, backend, keeps).await {
                 Ok(link) => {
