@@ -456,6 +456,11 @@ impl Shard {
         self.table.borrow().clone()
     }
 
+    /// The generation of the configuration in force.
+    pub fn generation(&self) -> u64 {
+        self.table.borrow().generation
+    }
+
     /// Memory that bytes pass through on their way between two quiet sockets.
     pub fn scratch(&self) -> RefMut<'_, Vec<u8>> {
         self.scratch.borrow_mut()

@@ -2,6 +2,9 @@
 //! behind, what frames the body is written once and in one form, and what tells a backend about the
 //! client is ours.
 
+use std::io::Write;
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 
 use super::client::Request;
@@ -87,10 +90,13 @@ pub struct Onward<'o> {
 
 /// A line of a head.
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8]) {
-    out.extend_from_slice(name.as_bytes());
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
+    raw_field(out, name.as_bytes(), value);
+}
+
+fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    for part in [name, b": ", value, b"\r\n"] {
+        out.extend_from_slice(part);
+    }
 }
 
 /// Appends the head that a backend gets: HTTP/1.1 with its target in origin form.
@@ -100,7 +106,7 @@ pub fn request_head(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8
     out.push(b' ');
     head.origin_form(bytes, out);
     out.extend_from_slice(b" HTTP/1.1\r\n");
-    field(out, "Host", &host(request, onward));
+    host(request, onward, out);
     frame(head.framing, out);
     if head.upgrades {
         out.extend_from_slice(b"Connection: upgrade\r\nUpgrade: websocket\r\n");
@@ -130,13 +136,6 @@ pub fn request_head(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8
     out.extend_from_slice(b"\r\n");
 }
 
-fn raw_field(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
-    out.extend_from_slice(name);
-    out.extend_from_slice(b": ");
-    out.extend_from_slice(value);
-    out.extend_from_slice(b"\r\n");
-}
-
 fn via(version: Version, name: &str, out: &mut Vec<u8>) {
     let version = if version == Version::Http10 { "1.0 " } else { "1.1 " };
     field(out, "Via", [version, name].concat().as_bytes());
@@ -158,23 +157,23 @@ fn passed_on<'b>(
 fn frame(framing: Framing, out: &mut Vec<u8>) {
     match framing {
         Framing::None | Framing::UntilClose => {}
-        Framing::Length(len) => field(out, "Content-Length", len.to_string().as_bytes()),
+        Framing::Length(len) => write_text(out, format_args!("Content-Length: {len}\r\n")),
         Framing::Chunked => out.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
 }
 
-fn host(request: &Request<'_>, onward: &Onward<'_>) -> Vec<u8> {
+fn host(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
     let template = &onward.forwarding.host;
     let filled = template.fill(Some(request), &onward.values, Purpose::FieldValue);
     if let Some(text) = filled.ok().filter(|text| request::is_authority(text)) {
-        return text.to_vec();
+        return raw_field(out, b"Host", &text);
     }
     if let Some(authority) = request.head.authority {
-        return authority.of(request.bytes).to_vec();
+        return raw_field(out, b"Host", authority.of(request.bytes));
     }
     // HTTP/1.0 without Host; a UNIX socket has no name that could stand there.
     let backend = onward.values.backend.filter(|name| request::is_authority(name.as_bytes()));
-    backend.unwrap_or("localhost").as_bytes().to_vec()
+    raw_field(out, b"Host", backend.unwrap_or("localhost").as_bytes());
 }
 
 /// Fields that are ours to write, and never those of a client that is not trusted.
@@ -187,87 +186,143 @@ const FORWARDED: &[&str] = &[
     "x-request-id",
 ];
 
+/// What we could say under one of these names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ours {
+    Address,
+    Scheme,
+    Authority,
+    /// All of it, in RFC 7239's form.
+    Element,
+    RequestId,
+}
+
+impl Ours {
+    /// Appends it, if there is anything to say.
+    fn write(self, request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
+        match self {
+            Ours::Address => {
+                if let Some(address) = request.client.address {
+                    write_text(out, address.ip().to_canonical());
+                }
+            }
+            Ours::Scheme => out.extend_from_slice(request.scheme().as_bytes()),
+            Ours::Authority => {
+                let authority = request.head.authority.map(|span| span.of(request.bytes));
+                out.extend_from_slice(authority.unwrap_or_default());
+            }
+            Ours::Element => forwarded(request, out),
+            Ours::RequestId => {
+                let id = onward.values.request_id.unwrap_or_default().as_bytes();
+                if value::check(id, Purpose::FieldValue).is_ok() {
+                    out.extend_from_slice(id);
+                }
+            }
+        }
+    }
+}
+
+/// Appends a number or an address as people write it.
+fn write_text(out: &mut Vec<u8>, value: impl std::fmt::Display) {
+    // A vector takes everything.
+    let _always = write!(out, "{value}");
+}
+
 /// One of [`FORWARDED`].
-struct Told<'t> {
+struct Told {
     name: &'static str,
     mode: Mode,
     /// Whether a list may stand in it.
-    list: bool,
-    /// `None`: there is nothing that we could say.
-    ours: Option<Vec<u8>>,
-    request: &'t Request<'t>,
+    listed: bool,
+    ours: Ours,
 }
 
 fn forwarding_fields(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
     let forwarding = onward.forwarding;
-    let ip = request.client.address.map(|address| address.ip().to_canonical().to_string());
-    let ip = || ip.clone().map(String::into_bytes);
-    let authority = request.head.authority.map(|span| span.of(request.bytes).to_vec());
-    let id = onward
-        .values
-        .request_id
-        .filter(|id| !id.is_empty() && value::check(id.as_bytes(), Purpose::FieldValue).is_ok());
-    let told = |name, mode, list, ours| Told { name, mode, list, ours, request };
-    let proto = Some(request.scheme().as_bytes().to_vec());
+    let told = |name, mode, listed, ours| Told { name, mode, listed, ours };
     let fields = [
-        told("X-Forwarded-For", forwarding.x_forwarded_for, true, ip()),
-        told("X-Forwarded-Proto", forwarding.x_forwarded_proto, false, proto),
-        told("X-Forwarded-Host", forwarding.x_forwarded_host, false, authority),
-        told("X-Real-IP", forwarding.x_real_ip, false, ip()),
-        told("Forwarded", forwarding.forwarded, true, Some(forwarded(request))),
-        told("X-Request-ID", forwarding.request_id, false, id.map(|id| id.as_bytes().to_vec())),
+        told("X-Forwarded-For", forwarding.x_forwarded_for, true, Ours::Address),
+        told("X-Forwarded-Proto", forwarding.x_forwarded_proto, false, Ours::Scheme),
+        told("X-Forwarded-Host", forwarding.x_forwarded_host, false, Ours::Authority),
+        told("X-Real-IP", forwarding.x_real_ip, false, Ours::Address),
+        told("Forwarded", forwarding.forwarded, true, Ours::Element),
+        told("X-Request-ID", forwarding.request_id, false, Ours::RequestId),
     ];
-    for told in fields {
+    for told in fields.into_iter().filter(|told| told.mode != Mode::Off) {
         // What the file writes under this name itself is written with the others.
         let own = forwarding.headers.iter().any(|(own, _)| is_alike(told.name.as_bytes(), own));
         if !own {
-            told.write(out);
+            told.write(request, onward, out);
         }
     }
 }
 
-impl Told<'_> {
-    fn write(self, out: &mut Vec<u8>) {
-        let trusted = self.request.client.trusted;
-        let arrived: Vec<&[u8]> = match self.mode {
-            Mode::Append | Mode::Leave if trusted => self.request.values(self.name).collect(),
-            Mode::Set | Mode::Append | Mode::Leave | Mode::Off => Vec::new(),
+impl Told {
+    /// Writes the field, unless there is nothing to say.
+    fn write(self, request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
+        let begin = out.len();
+        out.extend_from_slice(self.name.as_bytes());
+        out.extend_from_slice(b": ");
+        let values = out.len();
+        let mut any_arrived = false;
+        if matches!(self.mode, Mode::Append | Mode::Leave) && request.client.trusted {
+            for arrived in request.values(self.name) {
+                any_arrived = true;
+                if !arrived.is_empty() {
+                    separate(out, values);
+                    out.extend_from_slice(arrived);
+                }
+            }
+        }
+        let has_ours = match self.mode {
+            Mode::Set => true,
+            Mode::Append => self.listed || !any_arrived,
+            Mode::Leave | Mode::Off => false,
         };
-        let ours = match self.mode {
-            Mode::Set => self.ours,
-            Mode::Append if self.list || arrived.is_empty() => self.ours,
-            Mode::Append | Mode::Leave | Mode::Off => None,
-        };
-        let values = arrived.into_iter().filter(|value| !value.is_empty());
-        let values: Vec<&[u8]> = values.chain(ours.as_deref()).collect();
-        if !values.is_empty() {
-            field(out, self.name, &values.join(&b", "[..]));
+        if has_ours {
+            let before = out.len();
+            separate(out, values);
+            let from = out.len();
+            self.ours.write(request, onward, out);
+            if out.len() == from {
+                out.truncate(before);
+            }
+        }
+        if out.len() == values {
+            out.truncate(begin);
+        } else {
+            out.extend_from_slice(b"\r\n");
         }
     }
 }
 
-/// What we say of a request in RFC 7239's form: for, proto, host.
-fn forwarded(request: &Request<'_>) -> Vec<u8> {
-    let mut text = b"for=".to_vec();
-    match request.client.address {
-        None => text.extend_from_slice(b"unknown"),
-        Some(address) => {
-            let ip = address.ip().to_canonical();
-            // Brackets and colons have to be quoted (section 6).
-            let node = if ip.is_ipv6() { format!("\"[{ip}]\"") } else { ip.to_string() };
-            text.extend_from_slice(node.as_bytes());
-        }
+/// Puts a comma behind a value that is there already.
+fn separate(out: &mut Vec<u8>, values: usize) {
+    if out.len() > values {
+        out.extend_from_slice(b", ");
     }
-    text.extend_from_slice(b";proto=");
-    text.extend_from_slice(request.scheme().as_bytes());
+}
+
+/// Appends what we say of a request in RFC 7239's form: for, proto, host.
+fn forwarded(request: &Request<'_>, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"for=");
+    match request.client.address.map(|address| address.ip().to_canonical()) {
+        None => out.extend_from_slice(b"unknown"),
+        Some(IpAddr::V4(ip)) => write_text(out, ip),
+        // Brackets and colons have to be quoted (section 6).
+        Some(IpAddr::V6(ip)) => write_text(out, format_args!("\"[{ip}]\"")),
+    }
+    out.extend_from_slice(b";proto=");
+    out.extend_from_slice(request.scheme().as_bytes());
     if let Some(authority) = request.head.authority.map(|span| span.of(request.bytes)) {
-        text.extend_from_slice(b";host=");
+        out.extend_from_slice(b";host=");
         // Nothing in an authority needs a backslash.
         let token = authority.iter().all(|byte| is_token_byte(*byte));
         let quote: &[u8] = if token { b"" } else { b"\"" };
-        text.extend_from_slice(&[quote, authority, quote].concat());
+        for part in [quote, authority, quote] {
+            out.extend_from_slice(part);
+        }
     }
-    text
 }
 
 /// A request's id as it is written: 32 hexadecimal digits, as nginx's `$request_id`.
@@ -305,7 +360,7 @@ pub fn response_head(
 ) -> Passing {
     let (head, bytes) = response;
     // A server answers with its own version (RFC 9110, 6.2).
-    out.extend_from_slice(format!("HTTP/1.1 {:03} ", head.status).as_bytes());
+    write_text(out, format_args!("HTTP/1.1 {:03} ", head.status));
     out.extend_from_slice(head.reason.of(bytes));
     out.extend_from_slice(b"\r\n");
     let unchunk = head.framing == Framing::Chunked && recipient.version < Version::Http11;

@@ -324,10 +324,10 @@ impl Asking<'_> {
 impl Connection<'_> {
     /// Goes over to the configuration in force, if this listener is still in it.
     fn follow_table(&mut self) {
-        let table = self.shard.table();
-        if self.listener.generation == table.generation {
+        if self.listener.generation == self.shard.generation() {
             return;
         }
+        let table = self.shard.table();
         let same = table.listeners.iter().find(|other| other.label == self.listener.label);
         match same.filter(|listener| settings(listener).is_some()) {
             Some(listener) => self.listener = listener.clone(),
