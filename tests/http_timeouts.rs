@@ -44,6 +44,7 @@ fn an_early_response_that_moves_is_not_cut_off_by_the_body_that_does_not() {
     assert_took(begun, 600);
     assert_eq!(answer.field("connection"), Some("close"), "the rest of the body is not waited for");
     assert!(wire.rest().1);
+    drop(wire);
     gateway.assert_end("http_closed");
 }
 
@@ -125,6 +126,8 @@ fn a_response_head_that_does_not_come_or_stops_is_a_504() {
         }
         assert_eq!(answer.status(), 504, "{beginning:?}");
         assert_took(begun, 400);
+        // It would be listened to for a while.
+        drop(wire);
         gateway.assert_end("http_read_timeout");
     }
 }
