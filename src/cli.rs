@@ -6,27 +6,26 @@
 
 mod ctl;
 mod edited;
+mod explain;
 mod pages;
 mod route;
 
 use std::fmt;
-use std::fs::File;
 use std::io::{self, Write};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use corelane::config::{
-    self, Config, Environment, EnvironmentError, Fault, Faults, LoadError, Loaded, Protocol,
+    self, Config, Environment, EnvironmentError, Fault, Faults, LoadError, Loaded,
 };
-use corelane::explain::{self, ExplainError};
-use corelane::input::read_at_most;
+use corelane::explain::ExplainError;
 use corelane::run::{self, RunError, Start};
 use serde::Serialize;
 
 use self::ctl::{CtlArguments, ReloadArguments};
-use self::edited::{ShownEdit, with_edits};
+use self::edited::ShownEdit;
+use self::explain::ExplainArguments;
 use self::pages::{CompletionsArguments, ManArguments};
 use self::route::RouteArguments;
 
@@ -105,25 +104,6 @@ enum Format {
     Json,
 }
 
-/// `explain`
-#[derive(Debug, Args)]
-pub struct ExplainArguments {
-    #[command(flatten)]
-    file: FileArgument,
-    /// Name of the listener; needed when listeners have different pools.
-    #[arg(long, value_name = "NAME")]
-    listener: Option<String>,
-    /// File with the bytes as they are sent, or "-" for hexadecimal on standard input.
-    #[arg(long, value_name = "FILE", required_unless_present = "http", conflicts_with = "http")]
-    frame: Option<PathBuf>,
-    /// File with the head of a request, or "-" for standard input. Lines may end in LF alone.
-    #[arg(long, value_name = "FILE")]
-    http: Option<PathBuf>,
-    /// Address of the client that sends the request, for what depends on it.
-    #[arg(long, value_name = "IP:PORT", requires = "http")]
-    client: Option<SocketAddr>,
-}
-
 impl Command {
     /// As it is written on the command line.
     pub fn name(&self) -> &'static str {
@@ -188,7 +168,7 @@ impl fmt::Display for Failure {
             Failure::NotHexadecimal(character, position) => write!(
                 f,
                 "{character:?} at character {position} of standard input is not hexadecimal; \
-                 for bytes as they are sent, give --frame a file"
+                 for bytes as they are sent, give a file"
             ),
             Failure::HexadecimalOdd => {
                 f.write_str("standard input ends within a byte: hexadecimal digits come in pairs")
@@ -224,16 +204,7 @@ pub fn execute(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Ctl(arguments) => ctl::execute(arguments),
         Command::Completions(arguments) => pages::completions(&arguments),
         Command::Man(arguments) => pages::man(&arguments),
-        Command::Explain(arguments) => {
-            let ExplainArguments { file, listener, frame, http, client } = arguments;
-            with_edits(&file.config, |config| match (&frame, &http) {
-                (_, Some(head)) => explain_head(&config, listener.as_deref(), (head, client)),
-                (frame, None) => {
-                    let frame = frame.as_deref().unwrap_or(Path::new("-"));
-                    explain_frame(&config, listener.as_deref(), frame)
-                }
-            })
-        }
+        Command::Explain(arguments) => explain::execute(arguments),
         Command::Config(ConfigCommand::Schema) => {
             let schema = serde_json::to_string_pretty(&config::schema()).map_err(Failure::Json)?;
             write_result(&format!("{schema}\n"))?;
@@ -370,65 +341,6 @@ fn warning_lines(file: &str, warnings: &[Fault]) -> String {
     warnings.iter().map(line).collect()
 }
 
-fn explain_frame(
-    config: &Config,
-    listener: Option<&str>,
-    frame: &Path,
-) -> Result<ExitCode, Failure> {
-    let framed = |index: usize| matches!(config.listeners[index].protocol, Protocol::Frame(_));
-    let listener = chosen(config, listener, framed)?;
-    let len_max = explain::input_len_max(config, listener);
-    let bytes = if frame.as_os_str() == "-" {
-        // Two digits for a byte, and as much white space.
-        let text = read_at_most(io::stdin().lock(), len_max.saturating_mul(4));
-        let text = text.and_then(|text| String::from_utf8(text).map_err(io::Error::other));
-        decode_hexadecimal(&text.map_err(|e| Failure::Input("standard input".to_string(), e))?)?
-    } else {
-        let read = File::open(frame).and_then(|file| read_at_most(file, len_max));
-        read.map_err(|error| Failure::Input(frame.display().to_string(), error))?
-    };
-    let page = explain::explain(config, listener, &bytes).map_err(Failure::Explain)?;
-    write_result(&page)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Longest head worth explaining, bytes; no `max_head` is larger.
-const HEAD_LEN_MAX: usize = 1 << 20;
-
-fn explain_head(
-    config: &Config,
-    listener: Option<&str>,
-    (head, client): (&Path, Option<SocketAddr>),
-) -> Result<ExitCode, Failure> {
-    let is_http = |index: usize| matches!(config.listeners[index].protocol, Protocol::Http(_));
-    let listener = chosen(config, listener, is_http)?;
-    let bytes = if head.as_os_str() == "-" {
-        let read = read_at_most(io::stdin().lock(), HEAD_LEN_MAX);
-        read.map_err(|error| Failure::Input("standard input".to_string(), error))?
-    } else {
-        let read = File::open(head).and_then(|file| read_at_most(file, HEAD_LEN_MAX));
-        read.map_err(|error| Failure::Input(head.display().to_string(), error))?
-    };
-    let bytes = with_line_ends(bytes);
-    let page = explain::explain_http(config, listener, &bytes, client);
-    write_result(&page.map_err(Failure::Explain)?)?;
-    Ok(ExitCode::SUCCESS)
-}
-
-/// What an editor or a here-document makes has LF where HTTP has CRLF, and seldom the empty line.
-fn with_line_ends(bytes: Vec<u8>) -> Vec<u8> {
-    if bytes.windows(2).any(|pair| pair == b"\r\n") {
-        return bytes;
-    }
-    let mut lines = Vec::with_capacity(bytes.len() + 64);
-    for line in bytes.split(|byte| *byte == b'\n').take_while(|line| !line.is_empty()) {
-        lines.extend_from_slice(line);
-        lines.extend_from_slice(b"\r\n");
-    }
-    lines.extend_from_slice(b"\r\n");
-    lines
-}
-
 /// The listener of this name. Without a name: the first that `fits`, if it does not matter which.
 fn chosen(
     config: &Config,
@@ -448,24 +360,6 @@ fn chosen(
         return Ok(first);
     }
     Err(Failure::ListenerNeeded(names()))
-}
-
-/// Bytes from pairs of hexadecimal digits; white space is ignored everywhere.
-fn decode_hexadecimal(text: &str) -> Result<Vec<u8>, Failure> {
-    let mut bytes = Vec::with_capacity(text.len() / 2);
-    let mut high = None;
-    for (index, character) in text.chars().enumerate() {
-        if character.is_whitespace() {
-            continue;
-        }
-        let digit = character.to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let digit = digit.ok_or(Failure::NotHexadecimal(character, index + 1))?;
-        match high.take() {
-            None => high = Some(digit),
-            Some(high) => bytes.push(high << 4 | digit),
-        }
-    }
-    if high.is_some() { Err(Failure::HexadecimalOdd) } else { Ok(bytes) }
 }
 
 fn write_result(text: &str) -> Result<(), Failure> {

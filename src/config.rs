@@ -229,8 +229,14 @@ pub struct SniKey {
 impl SniKey {
     /// The pool of a name in lower case, if it has one of its own: an exact one before a wildcard.
     pub fn pool(&self, name: &str) -> Option<usize> {
-        let wild = || self.names.get(&format!("*.{}", name.split_once('.')?.1));
-        self.names.get(name).or_else(wild).copied()
+        self.entry(name).map(|(_, pool)| pool)
+    }
+
+    /// The same with what is written in `names`.
+    pub fn entry(&self, name: &str) -> Option<(&str, usize)> {
+        let wild = || self.names.get_key_value(&format!("*.{}", name.split_once('.')?.1));
+        let entry = self.names.get_key_value(name).or_else(wild);
+        entry.map(|(written, pool)| (written.as_str(), *pool))
     }
 }
 

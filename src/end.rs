@@ -122,8 +122,10 @@ reasons! {
         TlsReset => "tls_reset", Client;
         /// Not TLS, or TLS that breaks its own rules.
         TlsInvalid => "tls_invalid", Client;
-        /// No version, cipher suite, key exchange or protocol that both sides speak.
+        /// No version, cipher suite or key exchange that both sides speak.
         TlsHandshake => "tls_handshake", Client;
+        /// None of the protocols that the client wants is in `alpn`.
+        TlsProtocol => "tls_protocol", Client;
         /// The client ended its handshake with an alert: most often it does not trust us.
         TlsAlert => "tls_alert", Client;
         /// The client shows no certificate where it must, or a bad one.
@@ -190,6 +192,8 @@ reasons! {
         ConnectCertificate => "connect_certificate", Backend;
         /// The client brought no name to call the backend by.
         ConnectNameless => "connect_nameless", Client;
+        /// The backend does not go by the name that the client brought.
+        ConnectName => "connect_name", Client;
         /// Any other failure to connect.
         ConnectFailed => "connect_failed", Backend;
 
@@ -256,6 +260,7 @@ impl End {
                 | End::TlsReset
                 | End::TlsInvalid
                 | End::TlsHandshake
+                | End::TlsProtocol
                 | End::TlsAlert
                 | End::TlsCertificate
                 | End::TlsName

@@ -6,14 +6,16 @@
 
 mod http;
 mod lookup;
+mod name;
 
 use std::fmt::{self, Write as _};
 use std::io;
 
 pub use self::http::explain_http;
+pub use self::name::{explain_hello, explain_name, is_by_name};
 use crate::balance::{Algorithm, Balance, Candidates, PickState};
 use crate::config::{
-    BackendState, Config, FrameListener, Listener, Lookup, MissingKey, Pool, Protocol,
+    BackendState, Config, FrameListener, Listener, Lookup, MissingKey, Pool, Protocol, TcpKey,
 };
 use crate::end::End;
 use crate::frame::{Frame, NextFrame, Preface};
@@ -31,6 +33,10 @@ pub enum ExplainError {
     NotFramed(String),
     /// The listener of this name does not speak HTTP.
     NotHttp(String),
+    /// The listener of this name does not route by server name.
+    NotByName(String),
+    /// No client can ask for this server name.
+    NotAName(String),
 }
 
 impl fmt::Display for ExplainError {
@@ -39,6 +45,14 @@ impl fmt::Display for ExplainError {
             ExplainError::ListenerUnknown(index) => write!(f, "there is no listener {index}"),
             ExplainError::NotHttp(name) => {
                 write!(f, "listener \"{name}\" does not speak HTTP: its protocol is not \"http\"")
+            }
+            ExplainError::NotByName(name) => write!(
+                f,
+                "listener \"{name}\" does not route by server name; that needs protocol = \"tcp\" \
+                 and key = \"sni\""
+            ),
+            ExplainError::NotAName(name) => {
+                write!(f, "no client can ask for {name:?}: a server name is a DNS name")
             }
             ExplainError::NotFramed(name) => write!(
                 f,
@@ -155,6 +169,7 @@ pub fn pool_of(listener: &Listener, key: &[u8]) -> Option<usize> {
 
 fn target_of(listener: &Listener, key: &[u8]) -> Option<Target> {
     match &listener.protocol {
+        Protocol::Tcp { key: Some(TcpKey::Sni(sni)) } => name::target_of_name(listener, sni, key),
         Protocol::Tcp { .. } => target(listener),
         Protocol::Frame(_) if key.len() > KEY_LEN_MAX => None,
         Protocol::Frame(frame) if key.is_empty() => match frame.missing_key {

@@ -15,7 +15,7 @@ mod writer;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-pub use access::{AccessLogSender, AccessLogWriter, AccessRecord};
+pub use access::{ACCESS_FILES_MAX, AccessLogSender, AccessLogWriter, AccessRecord};
 pub use json::append_json;
 pub(crate) use json::is_hidden;
 pub(crate) use line::hex;

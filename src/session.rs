@@ -292,8 +292,8 @@ async fn try_backends(
             && let Ok(Stream::Plain(socket)) = connected
         {
             // Apart, as with clients.
-            connected =
-                Box::pin(secure_backend(shard, session, client, (pool, backend, socket))).await;
+            let target = (pool, &**backend, socket);
+            connected = Box::pin(secure_backend(shard, session, (client, None), target)).await;
         }
         match connected {
             Ok(stream) => {
@@ -315,15 +315,16 @@ async fn try_backends(
     }
 }
 
-/// Puts the connection to a backend inside TLS if its pool says so.
+/// Puts the connection to a backend inside TLS if its pool says so. The host is that of the
+/// client's request, if it sent one.
 async fn secure_backend(
     shard: &Shard,
     session: &Session,
-    client: &Stream,
+    (client, host): (&Stream, Option<&str>),
     (pool, backend, socket): (&Pool, &Backend, Socket),
 ) -> Result<Stream, End> {
     let Some(tls) = &pool.settings.tls else { return Ok(Stream::Plain(socket)) };
-    let brought = Brought { sni: client.tls().and_then(|tls| tls.name()), host: None };
+    let brought = Brought { sni: client.tls().and_then(|tls| tls.name()), host };
     let header = if pool.settings.proxy_out {
         proxy::build(proxied_addresses(session, client.socket()))
     } else {

@@ -16,7 +16,7 @@ use std::io;
 use std::sync::{Arc, OnceLock};
 
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::{AlertDescription, Error};
+use tokio_rustls::rustls::{AlertDescription, CertificateError, Error};
 
 pub use self::client::{Brought, NameFrom, PoolSettings, PoolTls};
 pub use self::hello::{HELLO_LEN_MAX, Hello, HelloReader};
@@ -86,7 +86,8 @@ impl Failure {
                 Error::NoCertificatesPresented | Error::InvalidCertificate(_) => {
                     End::TlsCertificate
                 }
-                Error::PeerIncompatible(_) | Error::NoApplicationProtocol => End::TlsHandshake,
+                Error::PeerIncompatible(_) => End::TlsHandshake,
+                Error::NoApplicationProtocol => End::TlsProtocol,
                 _ => End::TlsInvalid,
             },
         }
@@ -94,9 +95,15 @@ impl Failure {
 }
 
 impl Failure {
-    /// The end of an attempt to connect to a backend whose handshake fails so.
-    pub fn backend_end(&self) -> End {
+    /// The end of an attempt to connect to a backend whose handshake fails so. `brought`: the
+    /// client brought the name; what comes of that must not be held against the backend, or one
+    /// client with a wrong name could take it from all others.
+    pub fn backend_end(&self, brought: bool) -> End {
         match self {
+            Failure::Alert(_) if brought => End::ConnectName,
+            Failure::Protocol(Error::InvalidCertificate(
+                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+            )) if brought => End::ConnectName,
             Failure::Protocol(Error::InvalidCertificate(_)) => End::ConnectCertificate,
             _ => End::ConnectTls,
         }

@@ -329,11 +329,12 @@ fn of_an_http_listener() {
     assert_eq!(log.format.text(), "$status");
     let file = log.target.path(Some("b"));
     assert_eq!(file.as_deref(), Some(Path::new("/var/log/b.log")));
-    // Four shards: one address, 28 idle connections to the pool's one backend and to 256 of each
-    // lookup, and what every shard has; the control plane's questions to DNS and to Redis.
+    // Four shards: one address, the most connections that are kept, as nobody knows how many
+    // addresses lookups find, and what every shard has; the control plane's questions to DNS and to
+    // Redis; the most files of access logs, as there is one for each backend.
     let runtime = &config.runtime;
     let besides = runtime.descriptors_needed - 2 * runtime.max_connections as u64;
-    assert_eq!(besides, 64 + 4 * (1 + 28 * (1 + 2 * 256) + 108) + 512 + 4);
+    assert_eq!(besides, 64 + 4 * (1 + 1_024 + 108) + 512 + 4 + 64);
 }
 
 #[test]

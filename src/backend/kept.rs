@@ -9,6 +9,8 @@ use std::collections::VecDeque;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+use tokio_rustls::rustls::pki_types::ServerName;
+
 use crate::metrics::ShardCells;
 use crate::shard::wheel::{TICK, Tick};
 use crate::stream::Stream;
@@ -25,6 +27,9 @@ const CHECK_EVERY: Tick = (1000 / TICK.as_millis()) as Tick;
 pub struct Kept {
     /// The connection.
     pub stream: Stream,
+    /// The name under which the backend was believed, where callers bring one: nobody who brings
+    /// another gets it.
+    pub name: Option<ServerName<'static>>,
     /// Requests that it has had.
     pub requests: u32,
     /// Under which name the shard's epoll set has its socket, and reports input of it; `None` if it
@@ -49,19 +54,23 @@ struct Row {
 }
 
 impl KeptTable {
-    /// A connection to this backend that is alive, preferably the one that `token` names: its
-    /// reports come to the right session already.
-    pub fn take(&self, backend: &Backend, token: u64, cells: &ShardCells) -> Option<Kept> {
+    /// A connection to this backend by this name that is alive, preferably the one that `token`
+    /// names: its reports come to the right session already.
+    pub fn take(
+        &self,
+        (backend, name): (&Backend, Option<&ServerName<'static>>),
+        token: u64,
+        cells: &ShardCells,
+    ) -> Option<Kept> {
         let mut rows = self.rows.borrow_mut();
         let same = |row: &&mut Row| Arc::ptr_eq(&row.backend.shared, &backend.shared);
         let row = rows.iter_mut().find(same)?;
         loop {
-            let own = row.idle.iter().rposition(|kept| kept.token == Some(token));
+            let named = |kept: &Kept| kept.name.as_ref() == name;
+            let own = |kept: &Kept| named(kept) && kept.token == Some(token);
             // The last one in was used last, and is the least likely to be closed.
-            let kept = match own {
-                Some(index) => row.idle.remove(index),
-                None => row.idle.pop_back(),
-            }?;
+            let own = row.idle.iter().rposition(own);
+            let kept = row.idle.remove(own.or_else(|| row.idle.iter().rposition(named))?)?;
             self.removed(1, cells);
             if is_alive(&kept.stream) {
                 cells.kept_reused.add(1);
@@ -164,7 +173,7 @@ impl KeptTable {
 /// Whether the peer has neither closed nor said anything: what it says unasked belongs to no
 /// request.
 fn is_alive(stream: &Stream) -> bool {
-    !stream.is_holding()
+    stream.tls().is_none_or(|tls| tls.is_quiet())
         && sys::peek(stream.socket().as_fd())
             .is_err_and(|error| error.kind() == std::io::ErrorKind::WouldBlock)
 }

@@ -32,7 +32,8 @@ pub fn explain_http(
     let Protocol::Http(http) = &listener.protocol else {
         return Err(ExplainError::NotHttp(listener.name.clone()));
     };
-    let page = Page { config, name: &listener.name, http, bytes, client };
+    let tls = listener.tls.is_some();
+    let page = Page { config, name: &listener.name, http, tls, bytes, client };
     Ok(page.to_string())
 }
 
@@ -40,6 +41,8 @@ struct Page<'c> {
     config: &'c Config,
     name: &'c str,
     http: &'c HttpListener,
+    /// Whether its clients are inside TLS.
+    tls: bool,
     bytes: &'c [u8],
     client: Option<SocketAddr>,
 }
@@ -68,7 +71,7 @@ impl Page<'_> {
         let forwarding = &self.http.forwarding;
         let ip = self.client.map(|client| client.ip());
         let trusted = client::is_trusted(ip, &forwarding.trusted, forwarding.trusted_unix);
-        let client = Client { address: self.client, tls: false, trusted };
+        let client = Client { address: self.client, tls: self.tls, trusted };
         let request = Request::new(self.bytes, head, client);
         writeln!(f, "method   {}", Escaped(request.method()))?;
         writeln!(f, "path     {}", Shown(&request.path))?;

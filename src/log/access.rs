@@ -19,7 +19,7 @@ use super::writer::{BATCH_LEN, FINISH_TIMEOUT, Order, Outlet, POLL};
 use crate::http::access::{AccessLog, AccessTarget, Captured, Outcome};
 
 /// Files open at once.
-pub const FILES_MAX: usize = 64;
+pub const ACCESS_FILES_MAX: usize = 64;
 /// Records taken from one shard before it is the next one's turn.
 const TURN: usize = 64;
 
@@ -246,7 +246,7 @@ impl Thread {
         let index = match self.open.iter().position(|open| open.place == *place) {
             Some(index) => index,
             None => {
-                if self.open.len() >= FILES_MAX {
+                if self.open.len() >= ACCESS_FILES_MAX {
                     self.close_one();
                 }
                 let sink = match place {

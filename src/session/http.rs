@@ -27,6 +27,7 @@ use crate::shard::wheel::{Tick, ticks};
 use crate::stream::Stream;
 use crate::sys;
 use crate::table::Listener;
+use crate::tls;
 
 /// How long a client is listened to after we have said that this is the end: what closes a socket
 /// with bytes unread resets it, and the answer with it (RFC 9112, 9.6).
@@ -128,18 +129,21 @@ impl Connection<'_> {
                 let received = self.receive(&mut buffer);
                 self.input = buffer;
                 match received {
-                    Ok(0) => return Err(End::ClientFin),
+                    Ok(0) => over = Some(End::ClientFin),
                     Ok(_) => return Ok(()),
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Many clients end so; between requests nothing can be missing (RFC 9112, 9.8).
+                    Err(error) if tls::Failure::of(&error) == Some(&tls::Failure::Truncated) => {
+                        over = Some(End::ClientFin);
+                    }
                     Err(error) => return Err(Failure::of(&error).end(Side::Client)),
                 }
                 self.shard.buffers().give(std::mem::take(&mut self.input));
             }
             // A request that has come is served, whatever was to end the wait.
             if let Some(end) = over {
-                if end == End::HttpClosed || end == End::HttpIdle {
-                    let _unheard = self.client.shutdown();
-                }
+                // A client inside TLS hears that this is the end.
+                let _unheard = self.client.shutdown();
                 return Err(end);
             }
             if let Err(end) = self.wait(until, End::HttpIdle).await {
@@ -167,8 +171,12 @@ impl Connection<'_> {
         let reported = session.take_report(Side::Client);
         if reported {
             self.readable = true;
-            // Records that wait for room; a failure is met again by whoever sends next.
-            let _later = self.client.flush();
+            // Records that wait for room. Nobody may be about to send anything else.
+            if let Err(error) = self.client.flush()
+                && error.kind() != io::ErrorKind::WouldBlock
+            {
+                return Err(Failure::of(&error).end(Side::Client));
+            }
         }
         // Also of a connection that is kept for another request: nobody else takes it.
         Ok((reported, session.take_report(Side::Backend)))

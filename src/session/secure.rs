@@ -76,19 +76,20 @@ pub async fn connect(
 ) -> Result<tls::Session, End> {
     let Target { tls, brought, timeout, header } = target;
     let name = tls.name(&brought).ok_or(End::ConnectNameless)?;
+    let brought = tls.is_brought(&brought);
     // A new socket has room for the some fifty bytes.
     match socket.send(&header) {
         Ok(sent) if sent == header.len() => {}
         Ok(_short) => return Err(End::ConnectFailed),
-        Err(error) => return Err(backend_end(&error)),
+        Err(error) => return Err(backend_end(&error, brought)),
     }
     let backend = tls::Session::connect(socket, tls.config.clone(), name);
-    let mut backend = backend.map_err(|failure| backend_end(&failure.into()))?;
+    let mut backend = backend.map_err(|failure| backend_end(&failure.into(), brought))?;
     let deadline = shard.now().saturating_add(ticks(timeout)).saturating_add(1);
     shard.set_deadline(session, deadline, End::ConnectTimeout);
     match handshake(shard, session, (Side::Backend, &mut backend)).await {
         Ok(()) => Ok(backend),
-        Err(Broken::Failed(error)) => Err(backend_end(&error)),
+        Err(Broken::Failed(error)) => Err(backend_end(&error, brought)),
         Err(Broken::Interrupted(end)) => {
             if end == End::ConnectTimeout {
                 // This deadline was for one attempt; the session may have another.
@@ -146,9 +147,9 @@ fn client_end(error: &io::Error) -> End {
 }
 
 /// The end of an attempt to connect whose handshake failed.
-fn backend_end(error: &io::Error) -> End {
+fn backend_end(error: &io::Error, brought: bool) -> End {
     match Failure::of(error) {
-        Some(failure) => failure.backend_end(),
+        Some(failure) => failure.backend_end(brought),
         // Closed or reset instead of an answer.
         None => End::ConnectTls,
     }

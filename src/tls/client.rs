@@ -47,7 +47,7 @@ pub enum NameFrom {
 pub struct Brought<'a> {
     /// That its client asked our listener for.
     pub sni: Option<&'a str>,
-    /// The host of its request, without a port.
+    /// The host of its request, without a port, an IPv6 address without its brackets.
     pub host: Option<&'a str>,
 }
 
@@ -98,15 +98,26 @@ impl PoolTls {
         Ok(PoolTls { settings, identity, authorities, config: Arc::new(config) })
     }
 
-    /// The name to call a backend by, for a session that brings these.
+    /// The name to call a backend by, for a session that brings these; `None` if that is no name,
+    /// or there is none. Nothing stands in for a name that cannot be used.
     pub fn name(&self, brought: &Brought<'_>) -> Option<ServerName<'static>> {
-        let brought = match self.settings.name_from {
+        match self.brought(brought) {
+            Some(name) => ServerName::try_from(name.to_owned()).ok(),
+            None => self.settings.name.clone(),
+        }
+    }
+
+    /// Whether that name is one that the session brings.
+    pub fn is_brought(&self, brought: &Brought<'_>) -> bool {
+        self.brought(brought).is_some()
+    }
+
+    fn brought<'a>(&self, brought: &Brought<'a>) -> Option<&'a str> {
+        match self.settings.name_from {
             None => None,
             Some(NameFrom::Sni) => brought.sni,
             Some(NameFrom::Host) => brought.host,
-        };
-        let brought = brought.and_then(|name| ServerName::try_from(name.to_owned()).ok());
-        brought.or_else(|| self.settings.name.clone())
+        }
     }
 }
 

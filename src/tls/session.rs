@@ -194,6 +194,13 @@ impl Session {
         self.plain.rest().is_some() || (!self.hungry && !self.incoming.is_empty())
     }
 
+    /// Whether nothing is here: no bytes of the peer's that nobody has taken, no record of ours
+    /// that the socket has not, and no end.
+    pub fn is_quiet(&self) -> bool {
+        let nothing = self.plain.rest().is_none() && self.outgoing.rest().is_none();
+        nothing && self.incoming.is_empty() && !self.peer_closed && self.failed.is_none()
+    }
+
     /// See `Stream::socket`.
     pub fn socket(&self) -> &Socket {
         &self.socket

@@ -212,11 +212,28 @@ pub fn client(address: SocketAddr, name: &str, config: &Arc<ClientConfig>) -> Tl
     try_client(address, name, config).expect("a handshake")
 }
 
+/// Completes the handshake with a client of this backend's.
+pub fn accept(mut socket: TcpStream, config: &Arc<ServerConfig>) -> io::Result<TlsBackend> {
+    socket.set_nodelay(true)?;
+    let mut connection = ServerConnection::new(config.clone()).unwrap();
+    while connection.is_handshaking() {
+        connection.complete_io(&mut socket)?;
+    }
+    Ok(StreamOwned::new(connection, socket))
+}
+
 /// Ends our direction: close_notify and FIN.
 pub fn finish(client: &mut TlsClient) {
     client.conn.send_close_notify();
     client.flush().unwrap();
     client.sock.shutdown(std::net::Shutdown::Write).unwrap();
+}
+
+/// The same on a backend's side.
+pub fn finish_backend(backend: &mut TlsBackend) {
+    backend.conn.send_close_notify();
+    backend.flush().unwrap();
+    backend.sock.shutdown(std::net::Shutdown::Write).unwrap();
 }
 
 pub fn receive(stream: &mut impl Read, len: usize) -> Vec<u8> {
@@ -246,14 +263,7 @@ impl SecureBackend {
         let config = config.clone();
         std::thread::spawn(move || {
             for socket in listener.incoming().map_while(Result::ok) {
-                let mut socket = limit(socket);
-                let mut connection = ServerConnection::new(config.clone()).unwrap();
-                let mut result = Ok(());
-                while connection.is_handshaking() && result.is_ok() {
-                    result = connection.complete_io(&mut socket).map(drop);
-                }
-                let stream = result.map(|()| StreamOwned::new(connection, socket));
-                if sender.send(stream).is_err() {
+                if sender.send(accept(limit(socket), &config)).is_err() {
                     return;
                 }
             }

@@ -43,9 +43,9 @@ impl Message {
     }
 }
 
-/// One end of a connection, with what was read too far.
-pub struct Wire {
-    pub stream: TcpStream,
+/// One end of a connection, plain or inside TLS, with what was read too far.
+pub struct Wire<S = TcpStream> {
+    pub stream: S,
     pub read: Vec<u8>,
 }
 
@@ -53,20 +53,33 @@ impl Wire {
     pub fn new(stream: TcpStream) -> Wire {
         stream.set_read_timeout(Some(DEADLINE)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Wire { stream, read: Vec::new() }
+        Wire::over(stream)
     }
 
     pub fn connect(address: SocketAddr) -> Wire {
         Wire::new(TcpStream::connect_timeout(&address, DEADLINE).unwrap())
     }
 
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+impl<S: Read + Write> Wire<S> {
+    /// Of a stream whose deadlines are set.
+    pub fn over(stream: S) -> Wire<S> {
+        Wire { stream, read: Vec::new() }
+    }
+
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).unwrap();
+        self.stream.flush().unwrap();
     }
 
     /// Sends; the other side may be gone already.
     pub fn try_send(&mut self, bytes: impl AsRef<[u8]>) -> bool {
-        self.stream.write_all(bytes.as_ref()).is_ok()
+        self.stream.write_all(bytes.as_ref()).and_then(|()| self.stream.flush()).is_ok()
     }
 
     /// Reads once more; `false` at the end, or when the connection broke.
@@ -179,11 +192,6 @@ impl Wire {
             }
         }
     }
-
-    pub fn reset(self) {
-        let socket = socket2::SockRef::from(&self.stream);
-        socket.set_linger(Some(Duration::ZERO)).unwrap();
-    }
 }
 
 /// A backend.
@@ -196,15 +204,28 @@ pub struct Web {
 impl Web {
     /// Serves every connection with `serve`, in a thread each.
     pub fn serve(serve: impl Fn(usize, Wire) + Send + Sync + 'static) -> Web {
+        Web::serve_inside(Ok, move |number, wire: Wire| serve(number, Wire::new(wire.stream)))
+    }
+
+    /// The same over what `secure` makes of a connection; one of which it makes nothing counts.
+    pub fn serve_inside<S: Read + Write>(
+        secure: impl Fn(TcpStream) -> std::io::Result<S> + Send + Sync + 'static,
+        serve: impl Fn(usize, Wire<S>) + Send + Sync + 'static,
+    ) -> Web {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let (count, serve) = (connections.clone(), Arc::new(serve));
+        let (count, serve) = (connections.clone(), Arc::new((secure, serve)));
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let serve = serve.clone();
-                std::thread::spawn(move || serve(number, Wire::new(stream)));
+                std::thread::spawn(move || {
+                    let (secure, serve) = &*serve;
+                    if let Ok(stream) = secure(stream) {
+                        serve(number, Wire::over(stream));
+                    }
+                });
             }
         });
         Web { address, seen: Arc::default(), connections }
@@ -213,11 +234,18 @@ impl Web {
     /// Answers every request with what `answer` makes of it, on connections that stay open. The
     /// bytes of the answer are sent as they are.
     pub fn answering(answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Web {
+        Web::answering_inside(Ok, answer)
+    }
+
+    /// The same over what `secure` makes of a connection, whose deadlines it should not set: idle
+    /// connections are the gateway's to close.
+    pub fn answering_inside<S: Read + Write + 'static>(
+        secure: impl Fn(TcpStream) -> std::io::Result<S> + Send + Sync + 'static,
+        answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static,
+    ) -> Web {
         let seen: Arc<Mutex<Vec<Message>>> = Arc::default();
         let record = seen.clone();
-        let web = Web::serve(move |connection, mut wire| {
-            // Idle connections are the gateway's to close.
-            wire.stream.set_read_timeout(None).unwrap();
+        let web = Web::serve_inside(secure, move |connection, mut wire| {
             while let Some(message) = wire.message("") {
                 let message = Message { connection, ..message };
                 record.lock().unwrap().push(message.clone());

@@ -93,7 +93,7 @@ impl Checker<'_> {
             self.headers.push((name.clone(), header));
         }
         let proxy = self.proxy(raw.proxy_protocol, &path.key("proxy_protocol"), named);
-        let tls = self.listener_tls(raw.tls, &path.key("tls"));
+        let tls = self.listener_tls(raw.tls, &path.key("tls"), named);
         Some(Listener {
             name: name?,
             bind: bind?,

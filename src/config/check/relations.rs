@@ -3,18 +3,21 @@
 use std::net::SocketAddr;
 
 use super::Checker;
+use crate::backend::kept::KEPT_MAX;
 use crate::backend::spare::SPARES_MAX;
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::quantity::Count;
 use crate::config::{Address, Listener, Lookup, LookupKind, Pool, Protocol, limits};
 use crate::health::checker::CHECKS_MAX;
+use crate::http::access::AccessTarget;
 use crate::http::rule::Target;
+use crate::log::ACCESS_FILES_MAX;
 use crate::lookup::QUESTIONS_AT_ONCE;
 use crate::relay::PIPES_MAX;
 
-/// Descriptors besides those of sessions, listeners and shards: logs, the admin interface's own
-/// connections, and a reserve for refusing politely.
+/// Descriptors besides those of sessions, listeners and shards: the other logs, the admin
+/// interface's own connections, and a reserve for refusing politely.
 const DESCRIPTORS_FIXED: u64 = 64;
 
 /// What a shard has of its own: rings, epoll set, timer, event descriptors.
@@ -27,14 +30,18 @@ const DESCRIPTORS_PER_CONNECTION: u64 = 2;
 pub(super) struct Sockets {
     /// Bound addresses of listeners.
     listening: u64,
-    /// Warm connections of all pools and idle ones of HTTP together.
+    /// Warm connections of all pools together.
     warm: u64,
+    /// Connections to backends that http listeners keep between requests.
+    kept: u64,
     /// Of the control plane, for all sources together.
     sources: u64,
     /// Checks of backends under way, all pools together. Not per shard: the control plane's.
     checks: u64,
     /// Questions of lookups under way, likewise.
     lookups: u64,
+    /// Files of access logs, of the whole process.
+    logs: u64,
 }
 
 /// Descriptors of the whole process besides sessions, as a sum that can be shown.
@@ -62,8 +69,10 @@ pub(super) fn sockets(pools: &[Pool], listeners: &[Listener], lookups: &[Lookup]
         pinned => pinned.max(BACKENDS_OF_SOURCES),
     };
     let warm: u64 = pools.iter().map(|pool| u64::from(pool.warm) * backends(pool)).sum();
-    let idle: u64 = listeners.iter().map(|listener| idle(listener, pools, backends)).sum();
-    let warm = warm.saturating_add(idle);
+    let kept = listeners.iter().map(|listener| kept(listener, pools));
+    let kept = kept.fold(0, u64::saturating_add).min(KEPT_MAX as u64);
+    let logs =
+        listeners.iter().map(log_files).fold(0, u64::saturating_add).min(ACCESS_FILES_MAX as u64);
     let sources = pools.iter().map(|pool| pool.sources.len() as u64 * DESCRIPTORS_PER_SOURCE).sum();
     let listening = listeners.iter().map(|listener| listener.bind.len() as u64).sum();
     let checking = pools.iter().filter(|pool| pool.health.check.is_some()).count();
@@ -73,28 +82,40 @@ pub(super) fn sockets(pools: &[Pool], listeners: &[Listener], lookups: &[Lookup]
         LookupKind::Redis(_) => DESCRIPTORS_PER_LOOKUP,
     };
     let lookups = lookups.iter().map(asking).sum();
-    Sockets { listening, warm, sources, checks, lookups }
+    Sockets { listening, warm, kept, sources, checks, lookups, logs }
 }
 
-/// Idle connections that an http listener may keep in one shard.
-fn idle(listener: &Listener, pools: &[Pool], backends: impl Fn(&Pool) -> u64) -> u64 {
+/// Connections that an http listener may keep in one shard, before the shard's own bound: so many
+/// for each backend. How many backends come of a source or a lookup nobody knows.
+fn kept(listener: &Listener, pools: &[Pool]) -> u64 {
     let Protocol::Http(http) = &listener.protocol else { return 0 };
-    let mut pools_named: Vec<usize> = Vec::new();
-    let mut lookups_named: Vec<usize> = Vec::new();
+    let idle = u64::from(http.backend.idle);
+    let mut named: Vec<usize> = Vec::new();
     for rule in &http.rules {
         match rule.target {
-            Target::Pool { pool, .. } => pools_named.push(pool),
-            Target::Lookup { lookup, .. } => lookups_named.push(lookup),
-            Target::Reply(_) => {}
+            Target::Pool { pool, .. } => named.push(pool),
+            Target::Lookup { .. } if idle > 0 => return KEPT_MAX as u64,
+            Target::Lookup { .. } | Target::Reply(_) => {}
         }
     }
-    for named in [&mut pools_named, &mut lookups_named] {
-        named.sort_unstable();
-        named.dedup();
+    named.sort_unstable();
+    named.dedup();
+    let of_pool = |pool: &Pool| match pool.sources.is_empty() {
+        true => idle.saturating_mul(pool.backends.len() as u64),
+        false => idle.saturating_mul(KEPT_MAX as u64),
+    };
+    let pools = named.iter().filter_map(|index| pools.get(*index));
+    pools.map(of_pool).fold(0, u64::saturating_add)
+}
+
+/// Files that the access log of a listener may have open, before the bound of all of them.
+fn log_files(listener: &Listener) -> u64 {
+    let Protocol::Http(http) = &listener.protocol else { return 0 };
+    match http.access_log.as_ref().map(|log| &log.target) {
+        Some(AccessTarget::File(_)) => 1,
+        Some(AccessTarget::PerBackend { .. }) => ACCESS_FILES_MAX as u64,
+        Some(AccessTarget::Stdout | AccessTarget::Stderr) | None => 0,
     }
-    let of_pools = pools_named.iter().filter_map(|index| pools.get(*index)).map(backends).sum();
-    let of_lookups = BACKENDS_OF_SOURCES.saturating_mul(lookups_named.len() as u64);
-    u64::from(http.backend.idle).saturating_mul(of_lookups.saturating_add(of_pools))
 }
 
 impl Sockets {
@@ -105,11 +126,11 @@ impl Sockets {
 
 impl Descriptors {
     fn besides_connections(&self) -> u64 {
-        let sockets = self.sockets.listening.saturating_add(self.sockets.warm);
+        let Sockets { listening, warm, kept, sources, checks, lookups, logs } = self.sockets;
+        let sockets = listening.saturating_add(warm).saturating_add(kept);
         let per_shard = sockets.saturating_add(DESCRIPTORS_OF_SHARD);
         let shards = per_shard.saturating_mul(self.shards);
-        let Sockets { sources, checks, lookups, .. } = self.sockets;
-        let control = sources.saturating_add(checks).saturating_add(lookups);
+        let control = sources.saturating_add(checks).saturating_add(lookups).saturating_add(logs);
         shards.saturating_add(control).saturating_add(DESCRIPTORS_FIXED)
     }
 
@@ -121,25 +142,24 @@ impl Descriptors {
 
     /// The sum behind [`Descriptors::besides_connections`].
     fn sum(&self) -> String {
-        let checks = match self.sockets.checks {
+        let Sockets { listening, warm, kept, sources, checks, lookups, logs } = self.sockets;
+        let shards = self.shards;
+        let kept = match kept {
             0 => String::new(),
-            checks => format!("{checks} for checks + "),
+            kept => format!("{kept} × {shards} for kept connections and shards + "),
         };
-        let lookups = match self.sockets.lookups {
+        let some = |count: u64, what: &str| match count {
             0 => String::new(),
-            lookups => format!("{lookups} for lookups + "),
+            count => format!("{count} for {what} + "),
         };
         format!(
-            "{} × {shards} for addresses and shards + {} × {shards} for warm connections and shards + \
-             {DESCRIPTORS_OF_SHARD} × {shards} for pipes and such of shards + {}{checks}{lookups}\
-             {DESCRIPTORS_FIXED}",
-            self.sockets.listening,
-            self.sockets.warm,
-            match self.sockets.sources {
-                0 => String::new(),
-                sources => format!("{sources} for sources + "),
-            },
-            shards = self.shards,
+            "{listening} × {shards} for addresses and shards + {warm} × {shards} for warm \
+             connections and shards + {kept}{DESCRIPTORS_OF_SHARD} × {shards} for pipes and such \
+             of shards + {}{}{}{}{DESCRIPTORS_FIXED}",
+            some(sources, "sources"),
+            some(checks, "checks"),
+            some(lookups, "lookups"),
+            some(logs, "access logs"),
         )
     }
 }

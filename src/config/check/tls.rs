@@ -9,7 +9,7 @@ use super::{Checker, count_u32};
 use crate::config::document::Path;
 use crate::config::fault::Problem;
 use crate::config::shape::Slot;
-use crate::config::value::{Flag, OneOf};
+use crate::config::value::{Flag, OneOf, ProtocolName};
 use crate::config::{limits, raw};
 use crate::tls::{
     self, ClientCertificates, Identity, IdentityError, ListenerSettings, ListenerTls, PoolSettings,
@@ -18,6 +18,10 @@ use crate::tls::{
 
 /// A certificate that ends sooner is warned of.
 const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
+/// What an http listener speaks, unless it is written otherwise.
+const ALPN_HTTP: &str = "http/1.1";
+/// What it may say that it speaks.
+const ALPN_HTTPS: [&str; 2] = [ALPN_HTTP, "http/1.0"];
 /// Longest name of a protocol, bytes (RFC 7301).
 const ALPN_LEN_MAX: usize = 255;
 
@@ -33,6 +37,7 @@ impl Checker<'_> {
         &mut self,
         slot: Slot<raw::ListenerTls>,
         path: &Path,
+        protocol: Option<ProtocolName>,
     ) -> Option<Option<Arc<ListenerTls>>> {
         if matches!(slot, Slot::Absent) {
             return Some(None);
@@ -40,7 +45,7 @@ impl Checker<'_> {
         let raw = self.take(slot, path)?;
         let identities = self.identities(raw.certificate, &path.key("certificate"));
         let min_version = self.or(raw.min_version, &path.key("min_version"), OneOf(Version::Tls12));
-        let alpn = self.alpn(raw.alpn, &path.key("alpn"));
+        let alpn = self.alpn_of_listener(raw.alpn, &path.key("alpn"), protocol);
         let handshake_timeout = self.within(
             raw.handshake_timeout,
             &path.key("handshake_timeout"),
@@ -182,6 +187,30 @@ impl Checker<'_> {
                 None
             }
         }
+    }
+
+    /// Clients of an http listener that want something else than it speaks are told so.
+    fn alpn_of_listener(
+        &mut self,
+        slot: Slot<Vec<Slot<String>>>,
+        path: &Path,
+        protocol: Option<ProtocolName>,
+    ) -> Option<Vec<Vec<u8>>> {
+        if protocol != Some(ProtocolName::Http) {
+            return self.alpn(slot, path);
+        }
+        if matches!(slot, Slot::Absent) {
+            return Some(vec![ALPN_HTTP.as_bytes().to_vec()]);
+        }
+        let protocols = self.alpn(slot, path)?;
+        if protocols.iter().any(|name| !ALPN_HTTPS.iter().any(|known| known.as_bytes() == name)) {
+            let valid = "\"http/1.1\" and \"http/1.0\"";
+            self.relation(
+                path,
+                Problem::new("not all of it is spoken by protocol \"http\"", valid),
+            );
+        }
+        Some(protocols)
     }
 
     fn alpn(&mut self, slot: Slot<Vec<Slot<String>>>, path: &Path) -> Option<Vec<Vec<u8>>> {

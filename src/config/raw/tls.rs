@@ -26,7 +26,7 @@ pub struct ListenerTls {
     #[schemars(extend("default" = "1.2"))]
     pub min_version: Slot<OneOf<Version>>,
     /// Protocols that clients may agree on (ALPN), the best first; empty: none is agreed on.
-    #[schemars(extend("default" = []))]
+    /// Default: none, and "http/1.1" where the listener's protocol is "http".
     pub alpn: Slot<Vec<Slot<String>>>,
     /// Deadline for the handshake, from accept.
     #[schemars(transform = limits::HANDSHAKE_TIMEOUT.describe())]

@@ -8,7 +8,7 @@ use socket2::SockRef;
 
 use super::super::{Asked, Stage, store_key};
 use super::looked_up::to_lookup;
-use super::place::{Choices, Link, Seat, Upgraded, note_placed, with_room};
+use super::place::{Choices, Link, Seat, Upgraded, Wanted, host_for, note_placed, with_room};
 use super::record::{BODY_TOO_LARGE, Fault, Record};
 use super::transfer::{Done, Transfer};
 use super::{Connection, Next, settings};
@@ -174,7 +174,7 @@ impl From<Turned> for Missed {
 }
 
 pub(super) fn is_final(end: End) -> bool {
-    end.side() == Side::Client
+    (end.side() == Side::Client && !matches!(end, End::ConnectNameless | End::ConnectName))
         || matches!(end, End::DrainDeadline | End::Operator | End::BackendRemoved)
 }
 
@@ -235,10 +235,8 @@ pub(super) async fn conclude(
         }
         Err(Missed::Fault(fault)) => {
             // What broke off must not look complete.
-            if fault.end().side() != Side::Client {
-                let socket = SockRef::from(connection.client.socket());
-                let _gone = socket.set_linger(Some(Duration::ZERO));
-            }
+            let socket = SockRef::from(connection.client.socket());
+            let _gone = socket.set_linger(Some(Duration::ZERO));
             connection.count_fault(fault);
             record.reason = fault.label();
             Err(fault.end())
@@ -254,8 +252,10 @@ pub(super) async fn attempts(
     transfer: &mut Transfer<'_>,
 ) -> Result<(Done, Link, Seat), Missed> {
     let keeps = keeps(asking.http, pool);
+    let host = host_for(pool, &asking.request);
+    let wanted = Wanted { keeps, host: host.as_deref() };
     loop {
-        let (mut link, seat) = connection.next_backend(pool, &mut choices, keeps).await?;
+        let (mut link, seat) = connection.next_backend(pool, &mut choices, wanted).await?;
         let end = loop {
             let wants_more = keeps && link.requests + 1 < asking.http.backend.requests_max;
             transfer.start(connection, |out| {
@@ -277,7 +277,8 @@ pub(super) async fn attempts(
                 break end;
             }
             // It was closed just when we used it: that is no fault of the backend's.
-            match connection.link(pool, &seat.backend, false).await {
+            let wanted = Wanted { keeps: false, ..wanted };
+            match connection.link(pool, &seat.backend, wanted).await {
                 Ok(fresh) => link = fresh,
                 Err(end) => break end,
             }
@@ -295,9 +296,8 @@ pub(super) async fn attempts(
 
 /// Whether connections of this pool serve more than one request.
 fn keeps(http: &HttpListener, pool: &Pool) -> bool {
-    // A PROXY header, or a name that the client brought, says whose connection it is.
-    let named = pool.settings.tls.as_ref().is_some_and(|tls| tls.settings.name_from.is_some());
-    http.backend.idle > 0 && !pool.settings.proxy_out && !named
+    // A PROXY header says whose connection it is.
+    http.backend.idle > 0 && !pool.settings.proxy_out
 }
 
 impl Asking<'_> {
@@ -374,7 +374,7 @@ impl Connection<'_> {
         let named = (signal.polled && signal.asked != Asked::Nothing)
             .then(|| token(self.session, Side::Backend));
         let until = self.shard.now().saturating_add(ticks(settings.idle_timeout));
-        let kept = Kept { stream: link.stream, requests, token: named, until };
+        let kept = Kept { stream: link.stream, name: link.name, requests, token: named, until };
         let limits = (settings.idle as usize, self.shard.cells());
         self.shard.kept().put((pool, backend), kept, limits);
     }
@@ -428,7 +428,11 @@ impl Connection<'_> {
         record.reason = end.label();
         self.count_fault(Fault::Backend(end));
         let sending = Sending { keep: false, ..asking.sending };
-        let reply = FixedReply::of_status(asking.rule.statuses.unavailable);
+        let statuses = &asking.rule.statuses;
+        let reply = FixedReply::of_status(match end {
+            End::ConnectNameless => statuses.missing,
+            _ => statuses.unavailable,
+        });
         self.say(&reply, (asking.http, sending), record).await?;
         Ok(Next::Close { end, linger: true })
     }
@@ -460,8 +464,13 @@ impl Connection<'_> {
         let head_len = out.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| at + 4);
         record.answer_len = (out.len() as u64, head_len as u64);
         let mut sent = 0;
-        while let Some(rest) = out.get(sent..).filter(|rest| !rest.is_empty()) {
-            match self.send(rest) {
+        // Also what TLS has taken and the socket has not: it would be lost with it.
+        while sent < out.len() || self.client.wants().room {
+            let taken = match out.get(sent..).filter(|rest| !rest.is_empty()) {
+                Some(rest) => self.send(rest),
+                None => self.client.flush().map(|()| 0),
+            };
+            match taken {
                 Ok(n) => sent += n,
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     let client = (Side::Client, self.client.socket());

@@ -4,28 +4,43 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio_rustls::rustls::pki_types::ServerName;
+
 use super::super::looked_up::Addresses;
 use super::super::{Asked, Placed, Session, Signal, Stage, proxied_addresses, secure_backend};
 use super::Connection;
-use crate::backend;
+use crate::backend::{self, kept::Kept};
 use crate::end::{End, Side};
+use crate::http::client::Request;
 use crate::placement::Search;
 use crate::proxy;
 use crate::shard::admission::{self, Turned};
 use crate::shard::{Shard, token};
 use crate::stream::Stream;
 use crate::table::{Backend, Pool};
+use crate::tls::{Brought, NameFrom};
 
 /// A connection to a backend, for one request.
 pub(super) struct Link {
     /// The connection.
     pub stream: Stream,
+    /// The name that the client brought for the backend.
+    pub name: Option<ServerName<'static>>,
     /// Whether it had requests before.
     pub requests: u32,
     /// What has to be sent before the request.
     pub header: Vec<u8>,
     /// A receive may give something.
     pub readable: bool,
+}
+
+/// What a request wants of a connection to a backend.
+#[derive(Clone, Copy)]
+pub(super) struct Wanted<'q> {
+    /// One that is kept will do, and this one may be kept.
+    pub keeps: bool,
+    /// The request's host, if backends of the pool are called by that.
+    pub host: Option<&'q str>,
 }
 
 /// A client that is to get a raw connection to a backend.
@@ -113,11 +128,11 @@ impl Connection<'_> {
         &mut self,
         pool: &Arc<Pool>,
         choices: &mut Choices<'_>,
-        keeps: bool,
+        wanted: Wanted<'_>,
     ) -> Result<(Link, Seat), Turned> {
         match choices {
-            Choices::Pool(search) => self.next_of_pool(pool, search, keeps).await,
-            Choices::Found(addresses) => self.next_found(pool, addresses, keeps).await,
+            Choices::Pool(search) => self.next_of_pool(pool, search, wanted).await,
+            Choices::Found(addresses) => self.next_found(pool, addresses, wanted).await,
         }
     }
 
@@ -125,13 +140,13 @@ impl Connection<'_> {
         &mut self,
         pool: &Arc<Pool>,
         addresses: &mut Addresses<'_>,
-        keeps: bool,
+        wanted: Wanted<'_>,
     ) -> Result<(Link, Seat), Turned> {
         let (shard, session) = (self.shard, self.session);
         loop {
             let (backend, placement) = addresses.next(shard, session)?;
             let mut seat = Seat::new(backend, shard.index);
-            match self.link(pool, backend, keeps).await {
+            match self.link(pool, backend, wanted).await {
                 Ok(link) => {
                     pool.cells.of(shard.index).placements[placement as usize].add(1);
                     seat.begin();
@@ -149,7 +164,7 @@ impl Connection<'_> {
         &mut self,
         pool: &Arc<Pool>,
         search: &mut Search<'_>,
-        keeps: bool,
+        wanted: Wanted<'_>,
     ) -> Result<(Link, Seat), Turned> {
         let (shard, session) = (self.shard, self.session);
         loop {
@@ -172,7 +187,7 @@ impl Connection<'_> {
             }
             let mut seat = Seat::new(backend, shard.index);
             session.attempts.set(u8::try_from(search.attempts()).unwrap_or(u8::MAX));
-            match self.link(pool, backend, keeps).await {
+            match self.link(pool, backend, wanted).await {
                 Ok(link) => {
                     pool.cells.of(shard.index).placements[choice.placement as usize].add(1);
                     seat.begin();
@@ -186,36 +201,59 @@ impl Connection<'_> {
         }
     }
 
-    /// A connection to this backend: a kept one if there is one and `keeps`, else a new one.
+    /// A connection to this backend: a kept one if there is one and it will do, else a new one.
     pub(super) async fn link(
         &mut self,
         pool: &Pool,
         backend: &Backend,
-        keeps: bool,
+        wanted: Wanted<'_>,
     ) -> Result<Link, End> {
         let (shard, session) = (self.shard, self.session);
-        if keeps && let Some(link) = kept_link(shard, session, backend) {
+        let name = self.brought_name(pool, wanted.host)?;
+        if wanted.keeps
+            && let Some(link) = kept_link(shard, session, (backend, name.as_ref()))
+        {
             session.connect_time.set(Duration::ZERO);
             return Ok(link);
         }
-        let connected = self.new_link(pool, backend).await;
+        let connected = self.new_link(pool, backend, wanted.host).await;
         session.stage.set(Stage::Request);
         match &connected {
             Ok(_) => backend.shared.connected(),
             Err(end) if end.side() == Side::Backend => shard.note_failing(backend, *end),
             Err(_) => {}
         }
-        connected
+        connected.map(|link| Link { name, ..link })
     }
 
-    async fn new_link(&mut self, pool: &Pool, backend: &Backend) -> Result<Link, End> {
+    /// The name that the client brings for backends of this pool, where that is what they are
+    /// called by.
+    fn brought_name(
+        &self,
+        pool: &Pool,
+        host: Option<&str>,
+    ) -> Result<Option<ServerName<'static>>, End> {
+        let tls = pool.settings.tls.as_ref();
+        let Some(tls) = tls.filter(|tls| tls.settings.name_from.is_some()) else {
+            return Ok(None);
+        };
+        let brought = Brought { sni: self.client.tls().and_then(|tls| tls.name()), host };
+        tls.name(&brought).map(Some).ok_or(End::ConnectNameless)
+    }
+
+    async fn new_link(
+        &mut self,
+        pool: &Pool,
+        backend: &Backend,
+        host: Option<&str>,
+    ) -> Result<Link, End> {
         let (shard, session) = (self.shard, self.session);
         session.signal(Side::Backend).set(Signal::default());
         let socket = backend::connect(shard, session, pool, backend).await?;
         let mut header = Vec::new();
         let stream = if pool.settings.tls.is_some() {
             let target = (pool, backend, socket);
-            Box::pin(secure_backend(shard, session, &self.client, target)).await?
+            Box::pin(secure_backend(shard, session, (&self.client, host), target)).await?
         } else {
             if pool.settings.proxy_out {
                 header = proxy::build(proxied_addresses(session, self.client.socket()));
@@ -224,13 +262,17 @@ impl Connection<'_> {
         };
         // A TLS session may hold what came with its handshake.
         let readable = stream.tls().is_some();
-        Ok(Link { stream, requests: 0, header, readable })
+        Ok(Link { stream, name: None, requests: 0, header, readable })
     }
 }
 
-fn kept_link(shard: &Shard, session: &Session, backend: &Backend) -> Option<Link> {
+fn kept_link(
+    shard: &Shard,
+    session: &Session,
+    whose: (&Backend, Option<&ServerName<'static>>),
+) -> Option<Link> {
     let own = token(session, Side::Backend);
-    let kept = shard.kept().take(backend, own, shard.cells())?;
+    let kept = shard.kept().take(whose, own, shard.cells())?;
     let named = kept.token == Some(own);
     // Nothing had come when it was taken: what comes is reported.
     let polled = kept.token.is_some();
@@ -238,7 +280,20 @@ fn kept_link(shard: &Shard, session: &Session, backend: &Backend) -> Option<Link
     let signal = Signal { polled, asked, ..Signal::default() };
     session.signal(Side::Backend).set(signal);
     let readable = kept.stream.tls().is_some();
-    Some(Link { stream: kept.stream, requests: kept.requests, header: Vec::new(), readable })
+    let Kept { stream, name, requests, .. } = kept;
+    Some(Link { stream, name, requests, header: Vec::new(), readable })
+}
+
+/// The request's host, if that is what backends of this pool are called by.
+pub(super) fn host_for(pool: &Pool, request: &Request<'_>) -> Option<String> {
+    let tls = pool.settings.tls.as_ref()?;
+    if tls.settings.name_from != Some(NameFrom::Host) {
+        return None;
+    }
+    let host = String::from_utf8(request.head.host(request.bytes)).ok()?;
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host = bare.map(str::to_owned).unwrap_or(host);
+    Some(host).filter(|host| !host.is_empty())
 }
 
 /// Where a request is to be placed, for its session's record.

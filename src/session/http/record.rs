@@ -44,7 +44,7 @@ impl Fault {
             Fault::Body(_) => Some(400),
             Fault::TooLarge => Some(413),
             Fault::Late(_) => Some(408),
-            Fault::Backend(End::HttpReadTimeout) => Some(504),
+            Fault::Backend(End::HttpReadTimeout | End::HttpBackendSendTimeout) => Some(504),
             Fault::Backend(_) | Fault::Answer(_) => Some(502),
         }
     }

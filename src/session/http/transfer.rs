@@ -239,7 +239,7 @@ impl<'t> Transfer<'t> {
         loop {
             let up = self.push(connection, link, cells)?;
             let down = self.pull(connection, link, cells)?;
-            if let Some(done) = self.done() {
+            if let Some(done) = self.done(connection, link) {
                 self.tally.done_after = Some(self.began.elapsed());
                 return Ok(done);
             }
@@ -263,15 +263,15 @@ impl<'t> Transfer<'t> {
         }
     }
 
-    fn done(&self) -> Option<Done> {
+    fn done(&self, connection: &Connection<'_>, link: &Link) -> Option<Done> {
         let response = self.response.as_ref()?;
-        if !self.down.is_empty() {
+        if !self.down.is_empty() || connection.client.wants().room {
             return None;
         }
         if response.upgraded {
             return Some(Done::Upgraded);
         }
-        let sent = self.up_sent == self.up.len();
+        let sent = self.up_sent == self.up.len() && !link.stream.wants().room;
         response.body.is_complete().then(|| Done::Answered {
             keep_client: !response.closes && self.body.is_complete(),
             keep_backend: response.keeps_alive
@@ -353,16 +353,20 @@ impl<'t> Transfer<'t> {
 
     async fn wait(&mut self, connection: &mut Connection<'_>, link: &mut Link) -> Result<(), End> {
         let (shard, session) = (self.shard, connection.session);
-        let stalled = !self.down.is_empty();
-        let room = !self.up_writable || link.stream.wants().room;
+        let held = (connection.client.wants().room, link.stream.wants().room);
+        let stalled = !self.down.is_empty() || held.0;
+        let room = !self.up_writable || held.1;
         let client = (Side::Client, connection.client.socket());
         shard.watch(session, client, stalled).map_err(|_no_memory| End::ClientError)?;
         let backend = (Side::Backend, link.stream.socket());
         shard.watch(session, backend, room).map_err(|_no_memory| End::BackendError)?;
-        let (until, end) = self.deadline();
+        let (until, end) = self.deadline(held);
         let (client, backend) = connection.wait(until, end).await?;
         if client {
             self.down_writable = true;
+            if held.0 && !connection.client.wants().room {
+                self.down_moved = shard.now();
+            }
             if self.body.is_complete()
                 && let Some(end) = connection.is_broken()
             {
@@ -373,25 +377,31 @@ impl<'t> Transfer<'t> {
             (link.readable, self.up_writable) = (true, true);
             // A failure is met again by the next send.
             let _later = link.stream.flush();
+            if held.1 && !link.stream.wants().room {
+                (self.up_moved, self.down_moved) = (shard.now(), shard.now());
+            }
         }
         Ok(())
     }
 
-    /// Who is waited for, and how long.
-    fn deadline(&self) -> (Tick, End) {
+    /// Who is waited for, and how long. `held`: TLS has records for the client and for the backend
+    /// that their sockets have not taken.
+    fn deadline(&self, held: (bool, bool)) -> (Tick, End) {
         let http = self.http;
-        let sending = self.up_sent < self.up.len() && !self.refused;
+        let sending = (self.up_sent < self.up.len() || held.1) && !self.refused;
         let after =
             |moved: Tick, timeout: Duration| moved.saturating_add(ticks(timeout)).saturating_add(1);
         let up = if sending {
             let end = End::HttpBackendSendTimeout;
             Some((after(self.up_moved, http.backend.send_timeout), end))
         } else if !self.body.is_complete() && !self.refused {
-            Some((after(self.up_moved, http.body_timeout), End::HttpBodyTimeout))
+            // Who is answered already may well listen before it goes on.
+            let heard = if self.response.is_some() { self.down_moved } else { self.up_moved };
+            Some((after(self.up_moved.max(heard), http.body_timeout), End::HttpBodyTimeout))
         } else {
             None
         };
-        let down = if !self.down.is_empty() {
+        let down = if !self.down.is_empty() || held.0 {
             Some((after(self.down_moved, http.send_timeout), End::HttpSendTimeout))
         } else if up.is_none() {
             Some((after(self.down_moved, http.backend.read_timeout), End::HttpReadTimeout))
