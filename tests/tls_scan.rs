@@ -5,7 +5,7 @@
 //! for export, RC4, DES, Heartbleed. A client that wants a second handshake within the first, or
 //! compression, is one of openssl's, and bytes of ours, as no program of today offers the latter.
 //!
-//! Not scanned: TLS_FALLBACK_SCSV, of which rustls knows nothing (clients of TLS 1.3 are told by the
+//! Not scanned: TLS_FALLBACK_SCSV, of which rustls knows nothing (clients of TLS 1.3 see by the
 //! random bytes that they were talked down to 1.2, which is looked at); data before the handshake
 //! ends (0-RTT), which no setting of ours turns on; and how long anything takes.
 
