@@ -142,7 +142,7 @@ fn run_logged(start: Start, logs: Logs, level: LogLevel) -> Result<(), RunError>
     let sources = plane.first(first_sets(&config));
     let edits = Edits::load(config.runtime.state_dir.clone());
     let mut lookups = Lookups::new(shards);
-    let prepared = lookups.prepare(&config.lookups);
+    let prepared = lookups.prepare(&config.lookups, &[]);
     let layout = control::layout(&config, 1, &sources, edits.state());
     let layout = Layout { lookups: prepared, ..layout };
     let table = Arc::new(Table::first(&layout, shards));

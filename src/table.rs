@@ -39,6 +39,8 @@ pub struct Leaving {
     pub listeners: Vec<Arc<Listener>>,
     /// Pools that place nobody any more.
     pub pools: Vec<Arc<Pool>>,
+    /// Lookups that nobody asks any more.
+    pub lookups: Vec<Arc<LookupIdentity>>,
 }
 
 /// What a table is made of.
@@ -107,6 +109,10 @@ impl Table {
         let gone = self.leaving.listeners.iter().filter(|one| is_held(one));
         let gone = self.listeners.iter().chain(gone).filter(|one| !has(&one.settings.name));
         let leaving_listeners = gone.cloned().collect();
+        let has = |name: &str| layout.lookups.iter().any(|lookup| *lookup.label == *name);
+        let gone = self.leaving.lookups.iter().filter(|one| one.live() > 0);
+        let gone = self.lookups.iter().map(|lookup| &lookup.identity).chain(gone);
+        let leaving_lookups = gone.filter(|one| !has(&one.label)).cloned().collect();
         Table {
             version: self.version + 1,
             generation: layout.generation,
@@ -114,7 +120,11 @@ impl Table {
             pools,
             lookups: layout.lookups.clone(),
             connections_max: layout.connections_max,
-            leaving: Leaving { listeners: leaving_listeners, pools: leaving_pools },
+            leaving: Leaving {
+                listeners: leaving_listeners,
+                pools: leaving_pools,
+                lookups: leaving_lookups,
+            },
         }
     }
 
@@ -220,10 +230,17 @@ impl Table {
         self.listeners.iter().chain(&self.leaving.listeners)
     }
 
+    /// Lookups that place sessions, then those that only have some.
+    pub fn all_lookups(&self) -> impl Iterator<Item = &Arc<LookupIdentity>> {
+        let lookups = self.lookups.iter().map(|lookup| &lookup.identity);
+        lookups.chain(&self.leaving.lookups)
+    }
+
     /// Whether anything in `leaving` is held by nobody: a next version would be smaller.
     pub fn has_left(&self) -> bool {
         self.leaving.listeners.iter().any(|listener| !is_held(listener))
             || self.leaving.pools.iter().any(|pool| !is_held(pool))
+            || self.leaving.lookups.iter().any(|lookup| lookup.live() == 0)
             || self.pools.iter().any(|pool| pool.leaving.iter().any(|backend| !is_held(backend)))
     }
 }

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use gateway::Gateway;
+use gateway::backend::deaf;
 use web::{Web, Wire, client, eventually, ok, one_pool};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
@@ -47,6 +48,30 @@ fn a_refused_connection_is_tried_elsewhere_whatever_the_request() {
     assert_eq!((answer.status(), answer.field("connection")), (502, Some("close")));
     assert!(client.rest().1);
     assert_eq!(gateway.assert_end("connect_refused")["attempts"], 1);
+}
+
+/// A rule chooses its status for a pool without a backend to use, and for no other trouble.
+#[test]
+fn what_a_client_is_told_of_backends_that_cannot_be_had() {
+    let (silent, _held) = deaf("127.0.0.1:0".parse().unwrap());
+    let pool = "connect_timeout = \"300ms\"";
+    let config = |backend: &str, pool: &str| {
+        let toml = one_pool("", &[nobody()], pool)
+            .replace("pool = \"p\"", "pool = \"p\"\nunavailable = 503");
+        let start = toml.find("backends = [").unwrap();
+        let end = start + toml[start..].find('\n').unwrap();
+        toml.replace(&toml[start..end], &format!("backends = [{backend}]"))
+    };
+    let down = format!("{{ address = \"{}\", state = \"down\" }}", nobody());
+    for (backend, status, end) in [
+        (format!("\"{}\"", nobody()), 502, "connect_refused"),
+        (format!("\"{silent}\""), 504, "connect_timeout"),
+        (down, 503, "backend_down"),
+    ] {
+        let gateway = Gateway::start(&config(&backend, pool));
+        assert_eq!(client(&gateway).ask(GET).status(), status, "{end}");
+        gateway.assert_end(end);
+    }
 }
 
 #[test]

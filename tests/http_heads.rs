@@ -31,6 +31,29 @@ fn response(text: &str, asked: Asked) -> Result<ResponseHead, Refusal> {
     }
 }
 
+/// RFC 9110, 2.5: a higher minor version is read as the highest that is known.
+#[test]
+fn later_minor_versions_are_read_as_1_1() {
+    let text = "\r\nPOST /a?b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let answer = "HTTP/1.1 200 HTTP/1.1\r\nConnection: close\r\nContent-Length: 3\r\n\r\n";
+    for minor in 2..=9 {
+        let later = format!("HTTP/1.{minor}");
+        assert_eq!(request(&text.replace("HTTP/1.1", &later)), request(text), "{later}");
+        let later = answer.replacen("HTTP/1.1", &later, 1);
+        assert_eq!(response(&later, PLAIN), response(answer, PLAIN), "{later}");
+    }
+    for other in ["HTTP/0.9", "HTTP/2.0", "HTTP/2.1", "HTTP/9.1"] {
+        let text = text.replace("HTTP/1.1", other);
+        assert_eq!(refused(&text, &HeadLimits::default()), Refusal::VersionUnsupported, "{other}");
+        let answer = response(&answer.replacen("HTTP/1.1", other, 1), PLAIN);
+        assert_eq!(answer, Err(Refusal::VersionUnsupported), "{other}");
+    }
+    for none in ["HTTP/1.10", "HTTP/1.", "HTTP/1.x", "HTTP/1"] {
+        let text = text.replace("HTTP/1.1", none);
+        assert_eq!(refused(&text, &HeadLimits::default()), Refusal::RequestLineInvalid, "{none}");
+    }
+}
+
 #[test]
 fn limits_are_exact() {
     let limits = HeadLimits { head_len_max: 100, fields_max: 3, target_len_max: 30 };

@@ -257,6 +257,8 @@ fn our_own_answers_are_whole_messages() {
     };
     let keep = Sending { head_only: false, keep: true, http10: false };
     let mut reply = FixedReply::of_status(405);
+    let (allow, methods) = reply.headers.pop().expect("405 says what is allowed");
+    assert_eq!((&*allow, &*methods), ("Allow", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
     reply.headers.push(("Allow".to_string(), "POST".to_string()));
     reply.headers.push(("X-Evil".to_string(), "a\r\nb: c".to_string()));
     let head =

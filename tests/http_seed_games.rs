@@ -26,6 +26,8 @@ const NOT_AN_ADDRESS: &str = "what is no address is not used, here or as the nam
 const HOP: &str = "meant for the next neighbour only";
 const UNDERSCORE: &str = "a name with an underscore is a good name; nginx drops it unasked";
 const METHODS: &str = "a method is a word, with or without capitals, and \"get\" is not GET";
+const CLAIM: &str = "anybody could say it: from trusted clients only";
+const PAST_RULES: &str = "a tunnel for any protocol, in which no rule is asked again";
 const REFUSED: &str = "an error of Redis was taken for a node whose name is false";
 
 /// Every request that reaches a node.
@@ -186,7 +188,7 @@ fn value_cases() -> Vec<Case> {
         case("escape", own(502)).but(own(500), NOT_AN_ADDRESS),
         case("blank", own(502)).but(own(500), NOT_AN_ADDRESS),
         case("elsewhere", at(9)).but(own(500), OPEN_PROXY),
-        case("refused", own(502)).but(own(500), "one status for all that is not to be had"),
+        case("refused", own(502)),
         Case::new("not a hash", get(text), own(502)).but(own(500), REFUSED),
     ]
 }
@@ -240,6 +242,14 @@ fn request_cases() -> Vec<Case> {
         fields("under_score: 1").field("under_score", true, UNDERSCORE),
         fields("X-Real_IP: 10.1.1.1"),
         fields("X-Forwarded-For: 10.1.1.1"),
+        fields("X-Real-IP: 10.1.1.1").field("x-real-ip", false, CLAIM),
+        fields("X-Forwarded-Proto: https").field("x-forwarded-proto", false, CLAIM),
+        fields("X-Forwarded-Host: a").field("x-forwarded-host", false, CLAIM),
+        fields("Forwarded: for=10.1.1.1").field("forwarded", false, CLAIM),
+        fields("X-Request-ID: 1").field("x-request-id", false, CLAIM),
+        Case { theirs: Answer { status: 101, at: Some(1) }, ..fields("Upgrade: h2c") }
+            .but(at(1), PAST_RULES)
+            .field("upgrade", false, PAST_RULES),
     ]
 }
 

@@ -1,5 +1,6 @@
-//! WebSocket through the gateway between a client and servers that share no code with it: Python's
-//! library on both sides. Fragments, close handshakes, large messages, refusals, idle sockets.
+//! WebSocket through the gateway between clients and servers that share no code with it: the
+//! libraries of Python and of Node (ws), with their own kind and with each other. Fragments, close
+//! handshakes, large messages, compression, refusals, idle sockets.
 
 mod gateway;
 mod stores;
@@ -10,12 +11,20 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use gateway::Gateway;
 use stores::process::until;
 
-const PEERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/websocket/peers.py");
+const PYTHON: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/websocket/peers.py");
+const NODE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/websocket/peers.js");
 
 /// Idle sockets. Each is a descriptor of the client, one of the server, and two of ours.
-const IDLE: usize = 2_000;
+const IDLE: usize = 3_000;
 
-/// A running part of `peers.py`.
+/// The two libraries.
+#[derive(Clone, Copy, Debug)]
+enum Library {
+    Python,
+    Node,
+}
+
+/// A running part of `peers.py` or `peers.js`.
 struct Peer {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -23,11 +32,17 @@ struct Peer {
 }
 
 impl Peer {
-    fn start(arguments: &[&str]) -> Peer {
+    fn start(library: Library, arguments: &[&str]) -> Peer {
+        let (program, script) = match library {
+            Library::Python => (python(), PYTHON),
+            Library::Node => ("node", NODE),
+        };
         let mut child = Command::new("prlimit")
             .arg(format!("--nofile={0}:{0}", IDLE + 200))
-            .args(["setpriv", "--pdeathsig", "KILL", "--", python(), PEERS])
+            .args(["setpriv", "--pdeathsig", "KILL", "--", program, script])
             .args(arguments)
+            // Where Debian puts libraries of Node, for a Node that is not Debian's.
+            .env("NODE_PATH", "/usr/share/nodejs")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -71,13 +86,12 @@ fn python() -> &'static str {
 }
 
 /// The file as it is given away, at other addresses.
-fn gateway(ports: &[String]) -> Gateway {
+fn gateway(port: &str) -> Gateway {
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/config/ws-pool.toml");
     let mut text = std::fs::read_to_string(file).unwrap();
     let first = text.find("\nbackends = [").unwrap();
     let end = first + 1 + text[first + 1..].find('\n').unwrap();
-    let backends: Vec<String> = ports.iter().map(|port| format!("\"127.0.0.1:{port}\"")).collect();
-    text.replace_range(first + 1..end, &format!("backends = [{}]", backends.join(", ")));
+    text.replace_range(first + 1..end, &format!("backends = [\"127.0.0.1:{port}\"]"));
     let bind = "bind = [\"0.0.0.0:8080\"]";
     assert_eq!(text.matches(bind).count(), 1);
     let text = text.replace(bind, "bind = [\"127.0.0.1:0\"]");
@@ -85,31 +99,49 @@ fn gateway(ports: &[String]) -> Gateway {
     Gateway::start(&format!("{runtime}{text}"))
 }
 
-fn servers(count: usize) -> (Vec<Peer>, Vec<String>) {
-    let mut servers: Vec<Peer> = (0..count).map(|_| Peer::start(&["serve"])).collect();
-    let ports = servers.iter_mut().map(Peer::line).collect();
-    (servers, ports)
+/// A server, and its port.
+fn server(library: Library) -> (Peer, String) {
+    let mut server = Peer::start(library, &["serve"]);
+    let port = server.line();
+    (server, port)
 }
 
-#[test]
-fn an_independent_client_and_server_understand_each_other() {
-    let (_servers, ports) = servers(1);
+fn understand_each_other(client: Library, served_by: Library) {
+    let (_server, port) = server(served_by);
     // The checks pass without a gateway: they are about what is between.
-    let mut direct = Peer::start(&["check", &ports[0], "/ws?uid=1"]);
+    let mut direct = Peer::start(client, &["check", &port, "/ws?uid=1"]);
     assert_eq!(direct.rest(), "", "without a gateway");
-    let gateway = gateway(&ports);
+    let gateway = gateway(&port);
     let port = gateway.address("games").port().to_string();
-    let mut check = Peer::start(&["check", &port, "/ws?uid=12345"]);
-    assert_eq!(check.rest(), "");
+    let mut check = Peer::start(client, &["check", &port, "/ws?uid=12345"]);
+    assert_eq!(check.rest(), "", "{client:?} by {served_by:?}");
     assert!(check.child.wait().unwrap().success());
 }
 
 #[test]
+fn a_client_and_a_server_of_python() {
+    understand_each_other(Library::Python, Library::Python);
+}
+
+/// Beside messages: what they say about compression and protocols passes as it is, and compressed
+/// messages, also in pieces, are what they were.
+#[test]
+fn a_client_and_a_server_of_node() {
+    understand_each_other(Library::Node, Library::Node);
+}
+
+#[test]
+fn a_client_of_python_and_a_server_of_node() {
+    understand_each_other(Library::Python, Library::Node);
+}
+
+#[test]
 fn idle_sockets_stay_open_and_are_let_go() {
-    let (_servers, ports) = servers(1);
-    let gateway = gateway(&ports);
+    let (_server, port) = server(Library::Node);
+    let gateway = gateway(&port);
     let port = gateway.address("games").port().to_string();
-    let mut idle = Peer::start(&["idle", &port, "/ws?uid=NUMBER", &IDLE.to_string()]);
+    let mut idle =
+        Peer::start(Library::Node, &["idle", &port, "/ws?uid=NUMBER", &IDLE.to_string()]);
     assert_eq!(idle.line(), "open");
     assert!(descriptors(&gateway) >= 2 * IDLE, "{}", descriptors(&gateway));
     // All at once, after they had nothing to say.

@@ -257,15 +257,33 @@ fn a_reload_adds_changes_and_removes_lookups() {
     assert_eq!(body["lookups"]["changed"][0], "nodes", "{body}");
     until("the other hash", || place(devices, "a").as_deref() == Some("new"));
     assert!(asked(&redis) <= before + 2);
-    let body = reload(
-        &toml
-            .replace("[lookup.nodes]", "[lookup.more]")
-            .replace("lookup = \"nodes\"", "lookup = \"more\""),
-    );
+    let placed =
+        || gateway.metric("corelane_lookup_placements_total{lookup=\"nodes\",reason=\"lookup\"}");
+    let without = toml
+        .replace("[lookup.nodes]", "[lookup.more]")
+        .replace("lookup = \"nodes\"", "lookup = \"more\"");
+    let body = reload(&without);
     assert_eq!(body["lookups"]["added"][0], "more", "{body}");
     assert_eq!(body["lookups"]["removed"][0], "nodes", "{body}");
     until("the new lookup", || place(devices, "a").as_deref() == Some("old"));
     kept.echo(b"still here");
+    // What it has is shown until it ends, and what it had with both settings.
+    gateway.wait_shards();
+    let placed_before = placed();
+    assert!(placed_before >= 2.0, "{placed_before}");
+    let active = || gateway.metric("corelane_lookup_backend_connections_active{lookup=\"nodes\"}");
+    until("nothing remembered", || {
+        gateway.metric("corelane_lookup_entries{lookup=\"nodes\"}") == 0.0
+    });
+    until("one session", || active() == 1.0);
+    assert_eq!(placed(), placed_before);
+    // It comes back, and counts on.
+    reload(&toml);
+    until("the same lookup", || place(devices, "a").is_some() && placed() > placed_before);
+    reload(&without);
+    until("one session", || active() == 1.0);
+    kept.fin();
+    until("the end", || !gateway.get("/metrics").1.contains("lookup=\"nodes\""));
 }
 
 /// Who may not be told of changes asks more often, and a password is one like a source's.

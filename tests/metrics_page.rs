@@ -216,7 +216,7 @@ fn lookup() -> Arc<Lookup> {
         config::Environment { variable: &|_| None, cores: vec![0], descriptors_max: 20_000 };
     let loaded = config::parse(toml, "lookup.toml", &environment);
     let config = loaded.unwrap_or_else(|faults| panic!("{faults}")).config;
-    let identity = Arc::new(LookupIdentity::new(SHARDS));
+    let identity = Arc::new(LookupIdentity::new("nodes", SHARDS));
     Arc::new(Lookup::new(&config.lookups[0], 1, identity).0)
 }
 

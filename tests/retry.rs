@@ -5,7 +5,7 @@ mod gateway;
 
 use std::net::TcpListener;
 
-use gateway::backend::{Backend, refusing_address};
+use gateway::backend::{Backend, deaf, refusing_address};
 use gateway::client::{Client, login};
 use gateway::{Gateway, frame_config};
 
@@ -126,20 +126,7 @@ fn a_backend_marked_down_follows_on_down() {
 
 #[test]
 fn a_backend_that_does_not_answer_runs_into_connect_timeout_and_the_next_is_tried() {
-    // A listener with a full queue answers no handshake.
-    let deaf = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    deaf.bind(&"127.0.0.1:0".parse::<std::net::SocketAddr>().unwrap().into()).unwrap();
-    deaf.listen(0).unwrap();
-    let address = deaf.local_addr().unwrap().as_socket().unwrap();
-    let mut waiting = Vec::new();
-    for _ in 0..8 {
-        let socket =
-            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-        socket.set_nonblocking(true).unwrap();
-        // EINPROGRESS: the queue fills without anybody accepting.
-        let _pending = socket.connect(&address.into());
-        waiting.push(socket);
-    }
+    let (address, _held) = deaf("127.0.0.1:0".parse().unwrap());
     let alive = Backend::manual();
     let pool = "retries = 1\nconnect_timeout = \"300ms\"";
     let gateway = Gateway::start(&frame_config(&[address, alive.address], pool, ""));

@@ -31,18 +31,31 @@ impl Lookups {
     }
 
     /// Those of a configuration, in its order, for a table that may be put in force: one that did
-    /// not change is the same, one that did keeps its counters.
-    pub fn prepare(&mut self, settings: &[config::Lookup]) -> Vec<Arc<Lookup>> {
+    /// not change is the same, one that did keeps its counters, and so does one that comes back
+    /// while it has sessions: it is among those that are `leaving`.
+    pub fn prepare(
+        &mut self,
+        settings: &[config::Lookup],
+        leaving: &[Arc<LookupIdentity>],
+    ) -> Vec<Arc<Lookup>> {
         self.begun.clear();
-        settings.iter().map(|settings| self.prepare_one(settings)).collect()
+        settings.iter().map(|settings| self.prepare_one(settings, leaving)).collect()
     }
 
-    fn prepare_one(&mut self, settings: &config::Lookup) -> Arc<Lookup> {
+    fn prepare_one(
+        &mut self,
+        settings: &config::Lookup,
+        leaving: &[Arc<LookupIdentity>],
+    ) -> Arc<Lookup> {
         let old = self.in_force.iter().find(|old| old.settings.name == settings.name);
         let identity = match old {
             Some(old) if old.settings == *settings => return old.clone(),
             Some(old) => old.identity.clone(),
-            None => Arc::new(LookupIdentity::new(self.shards)),
+            None => {
+                let back = leaving.iter().find(|one| *one.label == *settings.name);
+                let new = || Arc::new(LookupIdentity::new(&settings.name, self.shards));
+                back.cloned().unwrap_or_else(new)
+            }
         };
         self.last_id += 1;
         let (lookup, asked) = Lookup::new(settings, self.last_id, identity);

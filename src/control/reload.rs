@@ -225,7 +225,7 @@ impl Control {
 
     fn candidate(&mut self, loaded: Loaded) -> Candidate {
         let Loaded { config, warnings } = loaded;
-        let lookups = self.lookups.prepare(&config.lookups);
+        let lookups = self.lookups.prepare(&config.lookups, &self.table().leaving.lookups);
         let layout = layout(&config, self.generation() + 1, &self.sources, self.edits.state());
         let layout = Layout { lookups, ..layout };
         let mut reloaded = difference(&self.table(), &layout);

@@ -95,7 +95,7 @@ refusals! {
     MethodInvalid => "method_invalid", 400;
     /// CONNECT or TRACE: neither means anything for a caller who only knows us.
     MethodRefused => "method_refused", 405;
-    /// An HTTP version other than 1.0 and 1.1.
+    /// An HTTP version below 1.0, or 2.0 and above.
     VersionUnsupported => "version_unsupported", 505;
     /// The target is over `target_len_max`.
     TargetTooLong => "target_too_long", 414;
@@ -307,14 +307,34 @@ fn field_lines(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Whether the start line has "HTTP/", a digit, a point and a digit where its version belongs.
 fn names_a_version(lines: &[u8], kind: Kind) -> bool {
+    matches!(version(lines, kind), Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// What stands in the start line where its version belongs.
+fn version(lines: &[u8], kind: Kind) -> Option<&[u8]> {
     let line = lines.split(|byte| *byte == b'\r').next().unwrap_or_default();
     let mut words = line.split(|byte| *byte == b' ');
-    let version = match kind {
+    match kind {
         Kind::Request => words.nth(2).filter(|_| words.next().is_none()),
         Kind::Response => words.next(),
+    }
+}
+
+/// The same bytes, in which a version of 1.2 to 1.9 is 1.1: so RFC 9110, 2.5, wants them read.
+/// `None` if the version is another.
+pub(super) fn as_http11(bytes: &[u8], lines: Lines, kind: Kind) -> Option<Vec<u8>> {
+    let text = bytes.get(lines.start..lines.end)?;
+    if !matches!(version(text, kind)?, [.., b'/', b'1', b'.', b'2'..=b'9']) {
+        return None;
+    }
+    let minor = match kind {
+        Kind::Request => text.iter().position(|byte| *byte == b'\r')?.checked_sub(1)?,
+        Kind::Response => "HTTP/1.".len(),
     };
-    matches!(version, Some([b'H', b'T', b'T', b'P', b'/', major, b'.', minor])
-        if major.is_ascii_digit() && minor.is_ascii_digit())
+    let mut changed = bytes.to_vec();
+    *changed.get_mut(lines.start + minor)? = b'1';
+    Some(changed)
 }
 
 /// What the fields say about the body's end: `None` if they say nothing.

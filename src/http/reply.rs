@@ -5,6 +5,9 @@ use http::StatusCode;
 use super::rule::FixedReply;
 use super::value::{self, Purpose};
 
+/// Registered methods that a rule may serve: CONNECT and TRACE never are.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 /// How a reply is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sending {
@@ -19,11 +22,13 @@ pub struct Sending {
 impl FixedReply {
     /// A reply that says its status in words.
     pub fn of_status(status: u16) -> FixedReply {
+        // Without it 405 is none (RFC 9110, 15.5.6).
+        let allow = (status == 405).then(|| ("Allow".to_string(), METHODS.to_string()));
         FixedReply {
             status,
             body: format!("{status} {}\n", reason(status)),
             content_type: "text/plain".to_string(),
-            headers: Vec::new(),
+            headers: allow.into_iter().collect(),
         }
     }
 

@@ -57,11 +57,26 @@ pub fn read(bytes: &[u8], limits: &HeadLimits) -> Read<RequestHead> {
 pub fn read_more(scan: &mut Scan, bytes: &[u8], limits: &HeadLimits) -> Read<RequestHead> {
     match scan.end(bytes, limits, Kind::Request) {
         Ok(None) => Read::Partial,
-        Ok(Some(lines)) => match parse(bytes, lines, limits) {
+        Ok(Some(lines)) => match parse_any(bytes, lines, limits) {
             Ok(head) => Read::Complete(head),
             Err(refusal) => Read::Refused(refusal),
         },
         Err(refusal) => Read::Refused(refusal),
+    }
+}
+
+fn parse_any(
+    bytes: &[u8],
+    lines: head::Lines,
+    limits: &HeadLimits,
+) -> Result<RequestHead, Refusal> {
+    match parse(bytes, lines, limits) {
+        Err(Refusal::VersionUnsupported) => match head::as_http11(bytes, lines, Kind::Request) {
+            // Of the same length: what is found there is where it was.
+            Some(changed) => parse(&changed, lines, limits),
+            None => Err(Refusal::VersionUnsupported),
+        },
+        result => result,
     }
 }
 

@@ -72,11 +72,22 @@ pub fn read_more(
 ) -> Read<ResponseHead> {
     match scan.end(bytes, limits, Kind::Response) {
         Ok(None) => Read::Partial,
-        Ok(Some(lines)) => match parse(bytes, lines, asked) {
+        Ok(Some(lines)) => match parse_any(bytes, lines, asked) {
             Ok(head) => Read::Complete(head),
             Err(refusal) => Read::Refused(refusal),
         },
         Err(refusal) => Read::Refused(refusal),
+    }
+}
+
+fn parse_any(bytes: &[u8], lines: head::Lines, asked: Asked) -> Result<ResponseHead, Refusal> {
+    match parse(bytes, lines, asked) {
+        Err(Refusal::VersionUnsupported) => match head::as_http11(bytes, lines, Kind::Response) {
+            // Of the same length: what is found there is where it was.
+            Some(changed) => parse(&changed, lines, asked),
+            None => Err(Refusal::VersionUnsupported),
+        },
+        result => result,
     }
 }
 

@@ -6,6 +6,7 @@ use super::client::Request;
 use super::target;
 use super::template::{Gap, Template, Text, Unfilled, Values};
 use super::value::Purpose;
+use crate::end::End;
 
 /// One rule of a listener, in file order.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,7 +173,7 @@ pub struct Statuses {
     pub malformed: u16,
     /// A lookup found nothing, or nothing that is allowed.
     pub not_found: u16,
-    /// A lookup failed, or no backend could be reached.
+    /// A lookup failed, or there is no backend that may be used.
     pub unavailable: u16,
 }
 
@@ -182,6 +183,24 @@ impl Statuses {
         match unfilled.gap {
             Gap::Missing => self.missing,
             Gap::Malformed(_) => self.malformed,
+        }
+    }
+
+    /// Of a request without a backend. Where there is one, and it cannot be connected to, that is
+    /// no choice of a rule's, as little as an answer that does not come (RFC 9110, 15.6.3, 15.6.5).
+    pub fn without_backend(&self, end: End) -> u16 {
+        match end {
+            End::ConnectNameless => self.missing,
+            End::LookupNothing | End::LookupRefused => self.not_found,
+            End::ConnectTimeout => 504,
+            End::ConnectRefused
+            | End::ConnectBusy
+            | End::ConnectUnreachable
+            | End::ConnectTls
+            | End::ConnectCertificate
+            | End::ConnectName
+            | End::ConnectFailed => 502,
+            _ => self.unavailable,
         }
     }
 }

@@ -312,6 +312,13 @@ impl Lookups {
             remembered.count(lookup.identity.cells.of(shard));
             current.push(remembered);
         }
+        for one in &known {
+            let again = table.lookups.iter().any(|lookup| lookup.label == one.lookup.label);
+            if !again {
+                // Its counters are shown for as long as it has sessions.
+                one.lookup.identity.cells.of(shard).entries.set(0);
+            }
+        }
         known.retain(|one| one.cache.waiting() > 0);
         self.leaving.borrow_mut().append(&mut known);
     }

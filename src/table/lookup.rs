@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use super::{Backend, BackendShared, Pool};
 use crate::config;
 use crate::lookup::Asked;
-use crate::metrics::{AskedCells, BackendCells, LookupCells, PerShard};
+use crate::metrics::{AskedCells, BackendCells, LookupCells, PerShard, PoolCells};
 
 /// Questions that may wait for the control plane; further ones have no answer.
 const QUESTIONS_MAX: usize = 8_192;
@@ -20,7 +20,7 @@ const SWEPT_MIN: usize = 64;
 /// A lookup of one configuration. Unchanged settings leave it the same from one to the next.
 #[derive(Debug)]
 pub struct Lookup {
-    /// Its name, for labels and log lines.
+    /// Its name, for log lines.
     pub label: Arc<str>,
     /// What and whom to ask.
     pub settings: config::Lookup,
@@ -36,10 +36,14 @@ pub struct Lookup {
 /// What outlives settings: counters, and who is at which address.
 #[derive(Debug)]
 pub struct LookupIdentity {
+    /// The name, for labels.
+    pub label: Arc<str>,
     /// What shards count.
     pub cells: PerShard<LookupCells>,
     /// What the control plane counts.
     pub asked: AskedCells,
+    /// What shards count of placing sessions.
+    pub pool_cells: Arc<PerShard<PoolCells>>,
     /// What shards count of all of its addresses together: a store could name any number of them.
     pub backend_cells: PerShard<BackendCells>,
     live: Arc<AtomicU32>,
@@ -56,9 +60,10 @@ impl Lookup {
         identity: Arc<LookupIdentity>,
     ) -> (Lookup, mpsc::Receiver<Asked>) {
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let pool = Pool::new(&settings.as_pool(), identity.shards);
+        let mut pool = Pool::new(&settings.as_pool(), identity.shards);
+        pool.cells = identity.pool_cells.clone();
         let lookup = Lookup {
-            label: settings.name.as_str().into(),
+            label: identity.label.clone(),
             settings: settings.clone(),
             id,
             pool: Arc::new(pool),
@@ -73,16 +78,18 @@ impl Lookup {
         self.questions.try_send(question).is_ok()
     }
 
-    /// What shards count of its addresses.
+    /// Sessions that its addresses have.
     pub fn live(&self) -> u32 {
-        self.identity.live.load(std::sync::atomic::Ordering::Relaxed)
+        self.identity.live()
     }
 }
 
 impl LookupIdentity {
     /// Nothing happened yet.
-    pub fn new(shards: usize) -> LookupIdentity {
+    pub fn new(name: &str, shards: usize) -> LookupIdentity {
         LookupIdentity {
+            label: name.into(),
+            pool_cells: Arc::new(PerShard::new(shards)),
             cells: PerShard::new(shards),
             asked: AskedCells::default(),
             backend_cells: PerShard::new(shards),
@@ -90,6 +97,11 @@ impl LookupIdentity {
             backends: Mutex::default(),
             shards,
         }
+    }
+
+    /// Sessions that its addresses have, by whichever settings they were found.
+    pub fn live(&self) -> u32 {
+        self.live.load(Relaxed)
     }
 
     /// The backend at an address: the same one for as long as anybody has it.
@@ -121,7 +133,7 @@ mod tests {
 
     #[test]
     fn an_address_is_one_backend_while_anybody_has_it() {
-        let identity = LookupIdentity::new(1);
+        let identity = LookupIdentity::new("nodes", 1);
         let address = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let one = identity.backend(address(1));
         assert!(Arc::ptr_eq(&one, &identity.backend(address(1))));

@@ -91,3 +91,22 @@ fn serve_echo(mut stream: TcpStream, greeting: &str) {
 pub fn refusing_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
+
+/// A place where nobody takes connections, nor refuses them, for as long as the sockets are held: a
+/// listener with a full queue answers no handshake.
+pub fn deaf(address: SocketAddr) -> (SocketAddr, Vec<socket2::Socket>) {
+    let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let listener = new();
+    listener.bind(&address.into()).unwrap();
+    listener.listen(0).unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut held = vec![listener];
+    for _ in 0..8 {
+        let socket = new();
+        socket.set_nonblocking(true).unwrap();
+        // EINPROGRESS: the queue fills without anybody accepting.
+        let _pending = socket.connect(&address);
+        held.push(socket);
+    }
+    (address.as_socket().unwrap(), held)
+}

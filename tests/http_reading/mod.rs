@@ -112,7 +112,8 @@ pub fn plain(bytes: &[u8]) -> Option<Plain> {
     let line = lines.next()?;
     let words: Vec<&str> = line.split(' ').collect();
     let [method, target, version] = words[..] else { return None };
-    if version != "HTTP/1.1" && version != "HTTP/1.0" {
+    let minor = version.strip_prefix("HTTP/1.")?;
+    if minor.len() != 1 || !minor.bytes().all(|byte| byte.is_ascii_digit()) {
         return None;
     }
     let mut fields = Vec::new();

@@ -2,7 +2,6 @@
 
 serve            listens, prints its port, echoes every message; ends with its standard input.
 check PORT PATH  talks to such a server through whatever listens on PORT, prints what went wrong.
-idle PORT PATH N holds N connections open, prints "open", waits for a line, checks each of them.
 """
 
 import asyncio
@@ -16,8 +15,6 @@ from websockets.exceptions import ConnectionClosed, InvalidStatusCode
 
 MESSAGE_LEN_MAX = 4 << 20
 PATIENCE_S = 20
-# As many handshakes at once.
-OPENING = 50
 
 
 async def echo(connection, _path=None):
@@ -147,36 +144,13 @@ async def check(port, path):
             print(f"{checks.__name__}: {error!r}")
 
 
-async def idle(port, path, count):
-    """Opens, waits, and finds all of them alive."""
-    gate = asyncio.Semaphore(OPENING)
-
-    async def open_one(number):
-        async with gate:
-            return await connect(port, path.replace("NUMBER", str(number)))
-
-    peers = await asyncio.gather(*(open_one(number) for number in range(count)))
-    print("open", flush=True)
-    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-
-    async def ask(number, peer):
-        await peer.send(f"hello {number}")
-        expect(f"connection {number}", await peer.recv(), f"hello {number}")
-
-    await asyncio.gather(*(ask(number, peer) for number, peer in enumerate(peers)))
-    print("done", flush=True)
-    os._exit(0)
-
-
 def main():
     """See above."""
     what, *rest = sys.argv[1:]
     if what == "serve":
         asyncio.run(serve())
-    elif what == "check":
-        asyncio.run(check(int(rest[0]), rest[1]))
     else:
-        asyncio.run(idle(int(rest[0]), rest[1], int(rest[2])))
+        asyncio.run(check(int(rest[0]), rest[1]))
 
 
 main()

@@ -181,7 +181,7 @@ pub struct Rule {
     /// Status if the lookup finds nothing that is allowed.
     #[schemars(transform = limits::HTTP_STATUS_BACKEND.describe())]
     pub not_found: Slot<Count>,
-    /// Status if the lookup fails, or no backend can be reached.
+    /// Status if the lookup fails, or no backend of the pool may be used.
     #[schemars(transform = limits::HTTP_STATUS_BACKEND.describe())]
     pub unavailable: Slot<Count>,
 }

@@ -289,7 +289,7 @@ mod tests {
             retries: 0,
             idle_timeout: Duration::from_secs(1),
         };
-        let identity = Arc::new(LookupIdentity::new(shards));
+        let identity = Arc::new(LookupIdentity::new("nodes", shards));
         let (lookup, _asked) = Lookup::new(&settings, 1, identity);
         let mailbox = |_| ShardHandle::new(crate::sys::eventfd().unwrap());
         Desk::new(&lookup, &(0..shards).map(mailbox).collect::<Vec<_>>())

@@ -428,11 +428,7 @@ impl Connection<'_> {
         record.reason = end.label();
         self.count_fault(Fault::Backend(end));
         let sending = Sending { keep: false, ..asking.sending };
-        let statuses = &asking.rule.statuses;
-        let reply = FixedReply::of_status(match end {
-            End::ConnectNameless => statuses.missing,
-            _ => statuses.unavailable,
-        });
+        let reply = FixedReply::of_status(asking.rule.statuses.without_backend(end));
         self.say(&reply, (asking.http, sending), record).await?;
         Ok(Next::Close { end, linger: true })
     }

@@ -95,11 +95,7 @@ async fn refuse(
     if let Some(placed) = &*connection.session.placed.borrow() {
         placed.pool.cells.of(connection.shard.index).failures[end as usize].add(1);
     }
-    let statuses = &asking.rule.statuses;
-    let status = match end {
-        End::LookupNothing | End::LookupRefused => statuses.not_found,
-        _ => statuses.unavailable,
-    };
+    let status = asking.rule.statuses.without_backend(end);
     let answered = (asking.http, asking.request.head, asking.sending);
     connection.answer(&FixedReply::of_status(status), answered, record).await
 }
