@@ -278,8 +278,8 @@ struct ShardThread {
 }
 
 impl ShardThread {
-    /// The whole life of the thread. The ring is built where it is used: SINGLE_ISSUER binds it to
-    /// the thread that made it.
+    /// The whole life of the thread. The rings are built where they are used: SINGLE_ISSUER binds
+    /// them to the thread that made them.
     fn run(self) {
         let ShardThread { setup, started, may_go, ended } = self;
         let index = setup.index;
@@ -289,8 +289,12 @@ impl ShardThread {
             let _main_waits = started.send(Err(RunError::Pin(core)));
             return;
         }
-        let mut runtime = match ring::build(entries) {
-            Ok(runtime) => runtime,
+        let rings = ring::build(entries).and_then(|mut runtime| {
+            let exchange = runtime.block_on(async { ring::build_exchange() })?;
+            Ok((runtime, exchange))
+        });
+        let (mut runtime, exchange) = match rings {
+            Ok(rings) => rings,
             Err(error) => {
                 let _main_waits = started.send(Err(RunError::Ring(error)));
                 return;
@@ -300,7 +304,7 @@ impl ShardThread {
         if may_go.recv().is_err() {
             return;
         }
-        let life = std::panic::AssertUnwindSafe(|| runtime.block_on(shard::run(setup)));
+        let life = std::panic::AssertUnwindSafe(|| runtime.block_on(shard::run(setup, exchange)));
         let result = match std::panic::catch_unwind(life) {
             Ok(result) => result.map_err(|error| error.to_string()),
             // A session that panics takes its whole shard along: never go on as if nothing was.

@@ -122,10 +122,10 @@ pub struct Shard {
 ///
 /// # Errors
 /// When the kernel refuses a descriptor that the shard cannot live without.
-pub async fn run(setup: Setup) -> io::Result<()> {
+pub async fn run(setup: Setup, exchange: Exchange) -> io::Result<()> {
     let mail = WakeFd::new(setup.mailboxes[setup.index].wake_fd().try_clone_to_owned()?)?;
     let timer = Timer::every(TICK)?;
-    let (shard, opened) = Shard::new(setup)?;
+    let (shard, opened) = Shard::new(setup, exchange)?;
     for bound in opened {
         shard.listen(bound);
     }
@@ -166,7 +166,7 @@ async fn run_timer(shard: Rc<Shard>, timer: Timer) {
 }
 
 impl Shard {
-    fn new(setup: Setup) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
+    fn new(setup: Setup, exchange: Exchange) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
         let Setup { index, config, metrics, loads, mailboxes, listeners, log, access } = setup;
         let Listeners { table, opened, .. } = listeners;
         metrics.shards.of(index).table_version.set(table.version);
@@ -189,7 +189,7 @@ impl Shard {
             access,
             reserve: Reserve::new()?,
             poller: Poller::new()?,
-            exchange: Exchange::new()?,
+            exchange,
             closing_relays: RefCell::default(),
             closings: RefCell::default(),
             pipes: Pipes::default(),

@@ -78,23 +78,29 @@ fn over_max_connections_sessions_wait_in_order_and_get_in_one_by_one() {
 #[test]
 fn the_line_is_bounded_and_so_is_the_wait() {
     let backend = Backend::manual();
-    let pool = "max_connections = 1\nadmission_queue = 2\nadmission_timeout = \"1s\"";
+    let pool = "max_connections = 1\nadmission_queue = 2\nadmission_timeout = \"1h\"";
     let gateway = Gateway::start(&frame_config(&[backend.address], pool, ""));
     let _first = Client::login(gateway.address("devices"), "device-0");
     let _inside = backend.accept();
-    let begun = Instant::now();
-    let mut waiters: Vec<Client> = (1..=2)
+    let _waiters: Vec<Client> = (1..=2)
         .map(|n| in_line(&gateway, &backend, &format!("device-{n}"), f64::from(n)))
         .collect();
     Client::login(gateway.address("devices"), "device-3").assert_closed_silently();
     gateway.assert_end("admission_queue_full");
     failed_waits(&gateway, "queue_full", 1.0);
-    for waiter in &mut waiters {
+
+    let gateway = Gateway::start(&frame_config(&[backend.address], &pool.replace("1h", "1s"), ""));
+    let _first = Client::login(gateway.address("devices"), "device-0");
+    let _inside = backend.accept();
+    let begun = Instant::now();
+    let waiters =
+        (1..=2).map(|n| Client::login(gateway.address("devices"), &format!("device-{n}")));
+    for mut waiter in waiters.collect::<Vec<_>>() {
         waiter.assert_closed_silently();
     }
     assert!(begun.elapsed() >= Duration::from_secs(1), "{:?}", begun.elapsed());
     failed_waits(&gateway, "timeout", 2.0);
-    for line in &gateway.session_lines(3)[1..] {
+    for line in gateway.session_lines(2) {
         assert_eq!((&line["end"], &line["side"]), (&"admission_timeout".into(), &"us".into()));
         assert_eq!(line["backend"], backend.address.to_string().as_str(), "{line}");
     }
@@ -165,14 +171,6 @@ fn collect(times: &Receiver<Instant>, count: usize) -> Vec<Instant> {
     (0..count).map(next).collect()
 }
 
-/// Most arrivals within any such time.
-fn most_within(times: &[Instant], window: Duration) -> usize {
-    let within = |from: &Instant| {
-        times.iter().filter(|time| *time >= from && **time < *from + window).count()
-    };
-    times.iter().map(within).max().unwrap_or(0)
-}
-
 #[test]
 fn a_herd_arrives_at_connect_rate_whatever_shard_it_comes_to() {
     let (backend, times) = clocked("127.0.0.1:0");
@@ -186,10 +184,12 @@ fn a_herd_arrives_at_connect_rate_whatever_shard_it_comes_to() {
     let times = collect(&times, 150);
     // Ten at once, then fifty a second.
     assert!(begun.elapsed() >= Duration::from_millis(2_600), "{:?}", begun.elapsed());
-    // What a second holds, a burst, and a machine that stalls for a moment.
-    let most = most_within(&times, Duration::from_secs(1));
-    assert!(most <= 50 + 10 + 10, "{most} within a second");
-    assert!(times[149] - times[0] < Duration::from_secs(8), "{:?}", times[149] - times[0]);
+    // A machine that stalls makes them later, never earlier.
+    for (number, time) in (1..).zip(&times) {
+        let earliest = Duration::from_millis(20) * (number - 10_u32.min(number));
+        let rounding = Duration::from_millis(100);
+        assert!(*time - begun + rounding >= earliest, "{number} after {:?}", *time - begun);
+    }
     // Their backend keeps its end open.
     herd.into_iter().for_each(Client::reset);
     let sessions = gateway.session_lines(150);
@@ -252,14 +252,15 @@ fn health_port(ip: &str) -> (u16, Arc<AtomicBool>) {
 
 fn checked(port: u16) -> String {
     format!(
-        "[pool.c2s.health]\nkind = \"bytes\"\nexpect = \"OK\"\nport = {port}\ninterval = \"100ms\"\n\
-         timeout = \"100ms\"\nrise = 2\nfall = 2\n"
+        "[pool.c2s.health]\nkind = \"bytes\"\nexpect = \"OK\"\nport = {port}\ninterval = \"300ms\"\n\
+         timeout = \"300ms\"\nrise = 2\nfall = 2\n"
     )
 }
 
 fn wait_state(gateway: &Gateway, backend: SocketAddr, state: &str) {
     let labels = format!("pool=\"c2s\",backend=\"{backend}\",state=\"{state}\"");
     gateway.wait_metric(&format!("corelane_backend_state{{{labels}}}"), 1.0);
+    gateway.wait_shards();
 }
 
 #[test]
@@ -274,17 +275,16 @@ fn a_backend_that_returns_is_given_its_keys_slowly_and_no_other_gets_them() {
     // At the start of the process nothing is slow: as many as a burst holds come at once.
     let clients: Vec<Client> =
         (0..20).map(|n| Client::login(gateway.address("devices"), &format!("early-{n}"))).collect();
-    let begun = Instant::now();
     collect(&times, 20);
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    gateway.wait_metric("corelane_admission_wait_seconds_count{pool=\"c2s\"}", 0.0);
     clients.into_iter().for_each(Client::reset);
 
     well.store(false, SeqCst);
     wait_state(&gateway, backend, "unhealthy");
     Client::login(gateway.address("devices"), "refused").assert_closed_silently();
+    let returned = Instant::now();
     well.store(true, SeqCst);
     wait_state(&gateway, backend, "ready");
-    let returned = Instant::now();
     let herd: Vec<Client> = (0..120)
         .map(|n| Client::login(gateway.address("devices"), &format!("device-{n}")))
         .collect();
@@ -293,7 +293,7 @@ fn a_backend_that_returns_is_given_its_keys_slowly_and_no_other_gets_them() {
     // 10/s at first, 100/s after three seconds: 17 in the first second, 67 in two, 150 in all.
     assert!(by(1_000) <= 40, "{} in the first second", by(1_000));
     assert!(by(2_000) <= 100, "{} in two", by(2_000));
-    assert!(times[119] - times[0] >= Duration::from_millis(1_500), "all at once");
+    assert!(times[119] - returned >= Duration::from_millis(1_500), "all at once");
     // Their backend keeps its end open.
     herd.into_iter().for_each(Client::reset);
     let lines = gateway.session_lines(141);

@@ -11,6 +11,12 @@ use gateway::backend::Backend;
 use gateway::client::{Client, login};
 use gateway::{Gateway, frame_config};
 
+/// One backend. A side may be stalled for long, on a slow machine.
+fn config(listening: &Backend) -> String {
+    frame_config(&[listening.address], "tcp_user_timeout = \"1h\"", "")
+        .replace("[listener.frame]", "tcp_user_timeout = \"1h\"\n[listener.frame]")
+}
+
 /// Sends until nothing more is taken for a while.
 fn fill(sender: &mut Client) -> usize {
     sender.stream.set_nonblocking(true).unwrap();
@@ -36,7 +42,7 @@ fn fill(sender: &mut Client) -> usize {
 #[test]
 fn stalled_readers_stop_their_senders_within_bounded_memory() {
     let listening = Backend::manual();
-    let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+    let gateway = Gateway::start(&config(&listening));
     let before = gateway.resident_bytes();
     let mut sessions = Vec::new();
     for n in 0..10 {
@@ -67,7 +73,7 @@ fn stalled_readers_stop_their_senders_within_bounded_memory() {
 fn the_reset_of_a_stalled_reader_reaches_its_sender_as_a_reset() {
     for client_stalls in [true, false] {
         let listening = Backend::manual();
-        let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+        let gateway = Gateway::start(&config(&listening));
         let client = Client::login(gateway.address("devices"), "a");
         let mut backend = listening.accept();
         backend.receive(login("a").len());
@@ -94,7 +100,7 @@ fn the_reset_of_a_stalled_reader_reaches_its_sender_as_a_reset() {
 #[test]
 fn a_stalled_reader_that_has_sent_its_fin_costs_no_cpu() {
     let listening = Backend::manual();
-    let gateway = Gateway::start(&frame_config(&[listening.address], "", ""));
+    let gateway = Gateway::start(&config(&listening));
     let mut client = Client::login(gateway.address("devices"), "a");
     let mut backend = listening.accept();
     client.fin();
@@ -119,8 +125,7 @@ fn a_stall_that_begins_with_nothing_sent_costs_no_cpu_either() {
     let directory = gateway::directory();
     let path = directory.join("front.sock");
     let listening = Backend::manual();
-    let toml = frame_config(&[listening.address], "", "")
-        .replace("127.0.0.1:0", &format!("unix:{}", path.display()));
+    let toml = config(&listening).replace("127.0.0.1:0", &format!("unix:{}", path.display()));
     let gateway = Gateway::start(&toml);
     let mut client = UnixStream::connect(&path).unwrap();
     client.set_read_timeout(Some(gateway::DEADLINE)).unwrap();

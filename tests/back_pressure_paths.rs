@@ -9,7 +9,8 @@ use gateway::path::{OnPath, Pair, Path, fill, receive_stream};
 
 const SESSIONS: usize = 20;
 /// What one direction may hold in our memory, at worst: a short read arms even a flood, and an
-/// armed receive may have filled all buffers of the shard (256 of 4 KiB) before it is taken back.
+/// armed receive may have filled all buffers of the shard (128 of 4 KiB) before it is taken back;
+/// what was kept of them is in a vector that grows by doubling.
 const FLOW_BYTES: u64 = 1 << 20;
 /// What a stalled session may cost us beside its flows' bytes, and what the allocator rounds up.
 const SESSION_BYTES: u64 = 16 * 1024;

@@ -36,7 +36,7 @@ fn drain(gateway: &Gateway) {
 
 /// Waits until 32 attempts in a row are refused: with two shards, as good as all of them.
 fn assert_closes(address: SocketAddr) {
-    let give_up = Instant::now() + DEADLINE / 4;
+    let give_up = Instant::now() + DEADLINE;
     let mut refused = 0;
     while refused < 32 {
         assert!(Instant::now() < give_up, "{address} still takes connections");
@@ -61,7 +61,7 @@ fn every_listener_of_a_shard_closes_without_being_called_first() {
     drain(&gateway);
     for address in addresses {
         // Not by connecting: that would wake a listener which the drain forgot.
-        let give_up = Instant::now() + DEADLINE / 4;
+        let give_up = Instant::now() + DEADLINE;
         while TcpListener::bind(address).is_err() {
             assert!(Instant::now() < give_up, "{address} is still listened on");
             std::thread::park_timeout(Duration::from_millis(10));
@@ -97,7 +97,6 @@ fn the_last_session_of_a_shard_is_closed_while_another_shard_drains() {
     let _last = sessions.pop();
     for (mut client, backend) in sessions {
         backend.reset();
-        client.stream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
         assert_eq!(client.read_to_end(), (vec![], Closed::Reset));
     }
 }

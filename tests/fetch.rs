@@ -87,8 +87,13 @@ async fn an_answer_that_does_not_come_is_given_up() {
         let impatient = Ask { timeout: Duration::from_millis(200), ..ask(Method::GET) };
         let error = fetcher.fetch(&impatient).await.unwrap_err();
         assert!(matches!(error, FetchError::Timeout("the answer", _)), "{error}");
-        assert!(began.elapsed() < Duration::from_secs(1));
-        assert_eq!(taken.load(Ordering::Relaxed), connections, "never on the same connection");
+        assert!(began.elapsed() >= Duration::from_millis(200));
+        // Taken by another task, perhaps later.
+        while taken.load(Ordering::Relaxed) < connections {
+            assert!(began.elapsed() < Duration::from_secs(20), "never on the same connection");
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(taken.load(Ordering::Relaxed), connections);
     }
 }
 

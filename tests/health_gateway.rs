@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use gateway::backend::{Backend, refusing_address};
 use gateway::client::{Client, login};
+use gateway::machine::reserve;
 use gateway::{DEADLINE, Gateway, frame_config};
 
 /// An id whose home is backend `index` of `count`.
@@ -35,6 +36,7 @@ fn wait_state(gateway: &Gateway, backend: SocketAddr, wanted: &str) {
         assert!(Instant::now() < give_up, "{backend} never became {wanted}");
         std::thread::park_timeout(Duration::from_millis(20));
     }
+    gateway.wait_shards();
 }
 
 fn pool_metric(gateway: &Gateway, name: &str) -> f64 {
@@ -52,9 +54,7 @@ impl Trio {
     fn new() -> Trio {
         let mut backends = Vec::new();
         let mut wells = Vec::new();
-        let first = TcpListener::bind("127.0.0.11:0").unwrap();
-        let port = first.local_addr().unwrap().port();
-        drop(first);
+        let port = reserve(([0, 0, 0, 0], 0).into()).unwrap().port();
         let mut health_port = 0;
         for n in 11..14 {
             let well = Arc::new(AtomicBool::new(true));
@@ -206,9 +206,7 @@ fn flapping_at_the_pace_of_checks_comes_to_rest() {
 
 #[test]
 fn connect_failures_in_a_row_eject_and_time_brings_back() {
-    let reserved = TcpListener::bind("127.0.0.1:0").unwrap();
-    let failing = reserved.local_addr().unwrap();
-    drop(reserved);
+    let failing = refusing_address();
     let pool = "on_down = \"next\"\nfail_timeout = \"100ms\"\n[pool.c2s.ejection]\n\
                 failures = 2\nbase_time = \"1s\"\nmax_time = \"1s\"\n";
     let alive = Backend::echo("alive");

@@ -4,17 +4,25 @@
 mod gateway;
 mod web;
 
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use gateway::Gateway;
+use gateway::backend::refusing_address;
 use web::{Web, client, config, eventually, ok, one_pool};
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: h\r\n\r\n";
 
 #[test]
 fn idle_connections_close_at_once_and_the_others_behind_their_response() {
-    let web = Web::answering(|_| {
-        std::thread::park_timeout(Duration::from_millis(500));
+    let (answer, wanted) = mpsc::channel::<()>();
+    let wanted = Mutex::new(wanted);
+    let idle_is_answered = AtomicBool::new(false);
+    let web = Web::answering(move |_| {
+        if idle_is_answered.swap(true, SeqCst) {
+            wanted.lock().unwrap().recv().unwrap();
+        }
         ok("late")
     });
     let mut gateway = Gateway::start(&one_pool("", &[web.address], ""));
@@ -29,6 +37,7 @@ fn idle_connections_close_at_once_and_the_others_behind_their_response() {
     assert_eq!(idle.rest(), (Vec::new(), true));
     let mut fresh = fresh;
     assert_eq!(fresh.rest(), (Vec::new(), true));
+    answer.send(()).unwrap();
     let answer = busy.message("GET").unwrap();
     assert_eq!((answer.text().as_str(), answer.field("connection")), ("late", Some("close")));
     assert!(busy.rest().1);
@@ -46,7 +55,7 @@ fn a_reload_holds_from_the_next_request_on() {
         one_pool("", &[backend.address], "").replace("127.0.0.1:0", &format!("127.0.0.1:{port}"))
             + "\n[admin]\nlisten = \"127.0.0.1:0\"\n"
     };
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = refusing_address().port();
     let first = one_pool("", &[a.address], "").replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
     let gateway = Gateway::start(&first);
     let mut wire = client(&gateway);

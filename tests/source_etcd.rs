@@ -231,18 +231,8 @@ fn a_paused_member_is_noticed_and_found_again() {
     let etcd = two();
     let watch = etcd.watch();
     watch.set();
-    etcd.process.pause();
-    let paused = Instant::now();
-    assert_eq!(watch.failure().cause, FailureCause::Timeout);
-    assert!(paused.elapsed() < Duration::from_secs(4), "after {:?}", paused.elapsed());
-    assert_eq!(watch.failure().cause, FailureCause::Timeout);
-    etcd.process.resume();
-    etcd.put(A, "5");
-    let (mut reading, _) = watch.set_after_failures();
-    if shown(&reading) == TWO {
-        reading = watch.set();
-    }
-    assert_eq!(shown(&reading)[0], "10.0.0.1:7000 5 ready");
+    let shown = watch.survives_a_pause(&etcd.process, &TWO, || etcd.put(A, "5"));
+    assert_eq!(shown[0], "10.0.0.1:7000 5 ready");
     watch.end();
 }
 
@@ -251,7 +241,7 @@ fn an_expired_lease_takes_its_members_with_it() {
     let etcd = two();
     let watch = etcd.watch();
     watch.set();
-    let said = etcd.run("lease grant 1");
+    let said = etcd.run("lease grant 3");
     let lease = said.split(' ').nth(1).unwrap();
     etcd.transaction(&[
         format!("put --lease={lease} {PREFIX}10.0.0.8:7000 8"),
@@ -456,7 +446,7 @@ fn the_prefix_is_read_again_although_nothing_was_told() {
     for _ in 0..4 {
         watch.unchanged();
     }
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
     watch.end();
 }
 

@@ -2,6 +2,8 @@
 
 mod gateway;
 
+use std::io::Read;
+
 use gateway::backend::Backend;
 use gateway::client::{Client, Closed, login};
 use gateway::{Gateway, frame_config};
@@ -39,29 +41,30 @@ fn warm_connections_that_the_backend_closed_are_never_given_to_a_client() {
     let gateway = Gateway::start(&frame_config(&[listening.address], "warm = 4", ""));
     let closed: Vec<Client> = (0..4).map(|_| listening.accept()).collect();
     gateway.wait_metric(&series("corelane_backend_warm", &listening), 4.0);
+    let stale = series("corelane_backend_warm_stale_total", &listening);
     for (n, backend) in closed.into_iter().enumerate() {
         // Half of them in good order, half with a reset.
         if n % 2 == 0 { drop(backend) } else { backend.reset() }
     }
     let mut client = Client::login(gateway.address("devices"), "a");
     // The gateway may have noticed already and refilled: whichever connection it is, it is alive.
-    let give_up = std::time::Instant::now() + gateway::DEADLINE;
-    loop {
-        assert!(std::time::Instant::now() < give_up, "the login frame arrived nowhere");
-        let mut backend = listening.accept();
-        backend.stream.set_read_timeout(Some(std::time::Duration::from_millis(300))).unwrap();
-        let mut buf = [0; 64];
-        use std::io::Read;
-        if let Ok(n) = backend.stream.read(&mut buf)
-            && n > 0
-        {
-            assert_eq!(&buf[..n], login("a"));
-            backend.send(b"hello");
-            assert_eq!(client.receive(5), b"hello");
-            break;
+    let (sender, spoken_to) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        loop {
+            let (mut backend, sender) = (listening.accept(), sender.clone());
+            std::thread::spawn(move || {
+                let mut bytes = vec![0; login("a").len()];
+                if backend.stream.read_exact(&mut bytes).is_ok() {
+                    let _test_is_over = sender.send((backend, bytes));
+                }
+            });
         }
-    }
-    gateway.wait_metric(&series("corelane_backend_warm_stale_total", &listening), 4.0);
+    });
+    let (mut backend, bytes) = spoken_to.recv_timeout(gateway::DEADLINE).expect("a login frame");
+    assert_eq!(bytes, login("a"));
+    backend.send(b"hello");
+    assert_eq!(client.receive(5), b"hello");
+    gateway.wait_metric(&stale, 4.0);
 }
 
 #[test]
@@ -80,7 +83,8 @@ fn a_backend_that_comes_back_gets_its_warm_connections_without_a_storm() {
     std::thread::park_timeout(std::time::Duration::from_secs(2));
     let attempts = gateway.metric(&refused) - before;
     // Pauses double up to five seconds: a dead backend costs a few attempts, not 20 ticks of them.
-    assert!(attempts <= 4.0, "{attempts} attempts in {:?}", begun.elapsed());
+    let most = 2.0 + begun.elapsed().as_secs_f64();
+    assert!(attempts <= most, "{attempts} attempts in {:?}", begun.elapsed());
 
     let listener = std::net::TcpListener::bind(reserved).unwrap();
     listener.set_nonblocking(true).unwrap();

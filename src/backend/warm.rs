@@ -4,7 +4,7 @@
 //! into stock, dead ones are thrown out, and after a failure the backend is left alone for a while.
 //! Sockets in stock have nothing pending in the ring.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -25,8 +25,14 @@ const CHECK_EVERY: Tick = (1000 / TICK.as_millis()) as Tick;
 /// The stock of one shard.
 #[derive(Debug, Default)]
 pub struct WarmTable {
+    /// In the order of the table.
     backends: Vec<Stock>,
+    /// Where a backend's stock is: thousands follow each other quickly, and each session asks.
+    places: HashMap<Identity, usize>,
 }
+
+/// Where what all tables know of a backend is in memory. It stays there while its stock lives.
+type Identity = *const BackendShared;
 
 #[derive(Debug)]
 struct Stock {
@@ -50,23 +56,24 @@ pub struct Round<'a> {
 impl WarmTable {
     /// Keeps the stock of backends that this table still has and wants warm; closes the rest.
     pub fn follow(&mut self, table: &Table, shard: usize) {
-        let mut old = std::mem::take(&mut self.backends);
+        let mut old: Vec<Option<Stock>> = self.backends.drain(..).map(Some).collect();
+        let places = std::mem::take(&mut self.places);
         for pool in table.pools.iter().filter(|pool| pool.settings.warm > 0) {
             for backend in &pool.backends {
-                let known = old.iter().position(|s| Arc::ptr_eq(&s.identity, &backend.shared));
-                self.backends.push(match known {
-                    Some(index) => old.swap_remove(index),
-                    None => Stock::new(backend),
-                });
+                let identity = Arc::as_ptr(&backend.shared);
+                let known = places.get(&identity).and_then(|place| old[*place].take());
+                self.places.insert(identity, self.backends.len());
+                self.backends.push(known.unwrap_or_else(|| Stock::new(backend)));
             }
         }
-        for stock in old {
+        for stock in old.into_iter().flatten() {
             stock.identity.cells.of(shard).warm.sub(stock.ready.len() as u64);
         }
     }
 
     /// Closes everything for good: no further sessions will come.
     pub fn close(&mut self, shard: usize) {
+        self.places.clear();
         for stock in self.backends.drain(..) {
             stock.identity.cells.of(shard).warm.sub(stock.ready.len() as u64);
         }
@@ -74,7 +81,8 @@ impl WarmTable {
 
     /// Takes a connection whose peer has not closed it.
     pub fn take(&mut self, backend: &Backend, shard: usize) -> Option<Socket> {
-        let stock = self.backends.iter_mut().find(|s| Arc::ptr_eq(&s.identity, &backend.shared))?;
+        let place = *self.places.get(&Arc::as_ptr(&backend.shared))?;
+        let stock = self.backends.get_mut(place)?;
         let cells = backend.shared.cells.of(shard);
         while let Some(socket) = stock.ready.pop_front() {
             cells.warm.sub(1);

@@ -15,7 +15,7 @@ use crossbeam_queue::ArrayQueue;
 
 use super::LogCells;
 use super::sink::Sink;
-use super::writer::{BATCH_LEN, FINISH_TIMEOUT, Order, Outlet, POLL};
+use super::writer::{BATCH_LEN, Order, Outlet, POLL, Progress, wait_for_end};
 use crate::http::access::{AccessLog, AccessTarget, Captured, Outcome};
 
 /// Files open at once.
@@ -124,6 +124,7 @@ pub struct AccessLogWriter {
     orders: Sender<Order>,
     /// Disconnects when the thread has ended.
     ended: Receiver<()>,
+    progress: Progress,
 }
 
 impl AccessLogWriter {
@@ -141,12 +142,14 @@ impl AccessLogWriter {
         let senders = queues.iter().map(|queue| AccessLogSender { queue: queue.clone() }).collect();
         let (orders, inbox) = channel();
         let (alive, ended) = channel();
-        let mut thread = Thread { queues, cells, open: Vec::new(), uses: 0 };
+        let progress = Progress::default();
+        let mut thread =
+            Thread { queues, cells, open: Vec::new(), uses: 0, progress: progress.clone() };
         std::thread::Builder::new().name("access-log".to_owned()).spawn(move || {
             thread.run(&inbox);
             drop(alive);
         })?;
-        Ok((AccessLogWriter { orders, ended }, senders))
+        Ok((AccessLogWriter { orders, ended, progress }, senders))
     }
 
     /// Closes all files; each is opened again with its next line. Returns at once.
@@ -155,10 +158,10 @@ impl AccessLogWriter {
         let _ = self.orders.send(Order::Reopen);
     }
 
-    /// Writes what the shards left and stops. `false` if that took longer than a second.
+    /// Writes what the shards left and stops. `false` if nothing could be written for a second.
     pub fn finish(self) -> bool {
         let _ = self.orders.send(Order::Finish);
-        self.ended.recv_timeout(FINISH_TIMEOUT) == Err(RecvTimeoutError::Disconnected)
+        wait_for_end(&self.ended, &self.progress)
     }
 }
 
@@ -182,6 +185,7 @@ struct Thread {
     open: Vec<Open>,
     /// Counts, so that the least recently used is known.
     uses: u64,
+    progress: Progress,
 }
 
 impl Thread {
@@ -254,7 +258,8 @@ impl Thread {
                     Place::Stderr => Sink::stderr()?,
                     Place::File(path) => Sink::file(path.clone())?,
                 };
-                let outlet = Outlet::new("access-log".to_owned(), sink, self.cells.clone());
+                let (name, progress) = ("access-log".to_owned(), self.progress.clone());
+                let outlet = Outlet::new(name, sink, self.cells.clone(), progress);
                 self.open.push(Open { place: place.clone(), outlet, used });
                 self.open.len() - 1
             }

@@ -120,8 +120,8 @@ impl SessionLogWriter {
         }
     }
 
-    /// Writes what the shards left and stops. Waits up to a second, then gives up on a sink that
-    /// does not take anything; `false` in that case.
+    /// Writes what the shards left and stops. Gives up on a sink that takes nothing for a second,
+    /// or is not done after many; `false` in that case.
     pub fn finish(self) -> bool {
         self.writer.is_none_or(Writer::finish)
     }

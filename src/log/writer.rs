@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
@@ -15,8 +16,15 @@ use super::sink::Sink;
 /// How long a line may lie in a queue before the thread looks.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
-/// How long [`Writer::finish`] waits for a sink that takes nothing.
-pub(super) const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often [`wait_for_end`] looks whether anything was written.
+const FINISH_LOOK: Duration = Duration::from_millis(100);
+
+/// Looks in a row without a byte written, after which a sink counts as stalled: a second. Looks are
+/// counted instead of time, so that a machine that stands still for a second loses no lines.
+const FINISH_LOOKS_STALLED: u32 = 10;
+
+/// Looks altogether: a sink that takes a little now and then cannot hold up the process's end.
+const FINISH_LOOKS_MAX: u32 = 200;
 
 /// Bytes of text made before they are written.
 pub(super) const BATCH_LEN: usize = 64 * 1024;
@@ -40,7 +48,11 @@ pub(super) struct Writer {
     orders: Sender<Order>,
     /// Disconnects when the thread has ended.
     ended: Receiver<()>,
+    progress: Progress,
 }
+
+/// Bytes that a thread has written so far.
+pub(super) type Progress = Arc<AtomicU64>;
 
 impl Writer {
     /// Starts the thread.
@@ -55,12 +67,13 @@ impl Writer {
     ) -> io::Result<Writer> {
         let (orders, inbox) = channel();
         let (alive, ended) = channel();
-        let name = name.to_owned();
-        std::thread::Builder::new().name(name.clone()).spawn(move || {
-            run(Outlet::new(name, sink, cells), source, &inbox);
+        let progress = Progress::default();
+        let outlet = Outlet::new(name.to_owned(), sink, cells, progress.clone());
+        std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            run(outlet, source, &inbox);
             drop(alive);
         })?;
-        Ok(Writer { orders, ended })
+        Ok(Writer { orders, ended, progress })
     }
 
     /// Asks for the file to be opened anew.
@@ -72,8 +85,26 @@ impl Writer {
     /// Writes what waits and ends the thread; `false` if it did not manage in time.
     pub(super) fn finish(self) -> bool {
         let _ = self.orders.send(Order::Finish);
-        self.ended.recv_timeout(FINISH_TIMEOUT) == Err(RecvTimeoutError::Disconnected)
+        wait_for_end(&self.ended, &self.progress)
     }
+}
+
+/// Waits for the end of a thread that writes what waits, as long as bytes are written; `false` if
+/// none were for a second, or if it takes far too long.
+pub(super) fn wait_for_end(ended: &Receiver<()>, progress: &Progress) -> bool {
+    let (mut written, mut idle) = (progress.load(Relaxed), 0);
+    for _ in 0..FINISH_LOOKS_MAX {
+        if ended.recv_timeout(FINISH_LOOK) == Err(RecvTimeoutError::Disconnected) {
+            return true;
+        }
+        let now = progress.load(Relaxed);
+        idle = if now == written { idle + 1 } else { 0 };
+        if idle == FINISH_LOOKS_STALLED {
+            return false;
+        }
+        written = now;
+    }
+    false
 }
 
 fn run(mut outlet: Outlet, mut source: impl Source, inbox: &Receiver<Order>) {
@@ -112,12 +143,18 @@ pub(super) struct Outlet {
     written: usize,
     /// The last write failed, and was reported.
     failing: bool,
+    progress: Progress,
 }
 
 impl Outlet {
     /// Nothing on its way yet.
-    pub(super) fn new(name: String, sink: Sink, cells: Arc<LogCells>) -> Outlet {
-        Outlet { name, sink, cells, batch: Vec::new(), written: 0, failing: false }
+    pub(super) fn new(
+        name: String,
+        sink: Sink,
+        cells: Arc<LogCells>,
+        progress: Progress,
+    ) -> Outlet {
+        Outlet { name, sink, cells, batch: Vec::new(), written: 0, failing: false, progress }
     }
 
     /// Bytes on their way.
@@ -136,6 +173,7 @@ impl Outlet {
             match self.write_piece() {
                 Ok(len) => {
                     self.written += len;
+                    self.progress.fetch_add(len as u64, Relaxed);
                     self.failing = false;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,

@@ -5,6 +5,8 @@ use std::io;
 
 use monoio::{IoUringDriver, Runtime, RuntimeBuilder};
 
+use crate::sys::Exchange;
+
 /// Completions that may wait; above it the kernel keeps an overflow list.
 const COMPLETION_ENTRIES: u32 = 32_768;
 
@@ -25,6 +27,14 @@ pub fn build(entries: u32) -> Result<Runtime<IoUringDriver>, RingError> {
         .uring_builder(ring)
         .build()
         .map_err(|error| RingError { disabled: disabled_by_sysctl(), error })
+}
+
+/// Builds the second ring of the calling thread, inside its runtime.
+///
+/// # Errors
+/// As [`build`].
+pub fn build_exchange() -> Result<Exchange, RingError> {
+    Exchange::new().map_err(|error| RingError { disabled: disabled_by_sysctl(), error })
 }
 
 /// No ring.

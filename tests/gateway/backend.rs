@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver};
 
 use super::DEADLINE;
 use super::client::Client;
+use super::machine::reserve;
 
 /// A listening backend whose connections the test takes one by one.
 pub struct Backend {
@@ -87,9 +88,10 @@ fn serve_echo(mut stream: TcpStream, greeting: &str) {
     }
 }
 
-/// An address where nobody listens: bound once, so that it was free, and released.
+/// An address where nobody listens, and that is nobody else's while this process lives: a test may
+/// listen there later.
 pub fn refusing_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    reserve(([127, 0, 0, 1], 0).into()).unwrap()
 }
 
 /// A place where nobody takes connections, nor refuses them, for as long as the sockets are held: a

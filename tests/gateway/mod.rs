@@ -4,6 +4,9 @@
 pub mod backend;
 pub mod client;
 pub mod looked_up;
+#[path = "../machine/mod.rs"]
+#[allow(clippy::duplicate_mod, reason = "stores and gateways are used without each other")]
+pub mod machine;
 pub mod path;
 
 use std::collections::HashMap;
@@ -326,20 +329,11 @@ impl Gateway {
         assert!(status.success());
     }
 
-    /// Stops its every thread. The signal only asks: a thread that runs on another core goes on for
-    /// a moment, and would find one by one what must be found at once.
+    /// Stops its every thread, and waits until they stand: what must be found at once would be
+    /// found one by one otherwise.
     pub fn pause(&self) {
         self.signal("STOP");
-        let tasks = format!("/proc/{}/task", self.child.id());
-        self.wait_until("every thread stopped", || {
-            std::fs::read_dir(&tasks).unwrap().all(|task| {
-                let stat = std::fs::read_to_string(task.unwrap().path().join("stat"));
-                // proc_pid_stat(5): the state is what follows the name, which is in parentheses.
-                stat.is_ok_and(|stat| {
-                    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T'))
-                })
-            })
-        });
+        self.wait_until("every thread stopped", || machine::is_stopped(self.child.id()));
     }
 
     /// Waits for the process to end.

@@ -158,6 +158,9 @@ impl OnPath {
     pub fn start(path: Path) -> OnPath {
         let listening = Backend::manual();
         let mut toml = frame_config(&[listening.address], "", "");
+        // A test may have a side stalled for long, on a slow machine.
+        toml = toml.replace("[listener.frame]", "tcp_user_timeout = \"1h\"\n[listener.frame]");
+        toml = toml.replace("[pool.c2s]", "[pool.c2s]\ntcp_user_timeout = \"1h\"");
         if path == Path::Polled {
             // Reads that never count as large: no flood is ever spliced.
             toml = toml.replace("[runtime]", "[runtime]\nrelay_buffer_max = \"8KiB\"");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use corelane::source::{Desk, Failure, FailureCause, Member, Reading, Report};
 use tokio::sync::Notify;
 
-use super::process::DEADLINE;
+use super::process::{DEADLINE, Process};
 
 /// No test watches longer, however many reports come: a loop over them ends.
 const LIFE: Duration = Duration::from_secs(120);
@@ -70,11 +70,15 @@ impl Watch {
         }
     }
 
-    /// The next news, which has to be a set.
+    /// The next news, which has to be a set. On a machine that stands still for a moment a store
+    /// may have been late before: that is no failure of its own.
     pub fn set(&self) -> Reading {
-        match self.news() {
-            Report::Set(reading) => reading,
-            other => panic!("{other:?} instead of a set; {}", self.story()),
+        loop {
+            match self.news() {
+                Report::Set(reading) => return reading,
+                Report::Failed(failure) if failure.cause == FailureCause::Timeout => {}
+                other => panic!("{other:?} instead of a set; {}", self.story()),
+            }
         }
     }
 
@@ -112,6 +116,28 @@ impl Watch {
     pub fn unchanged(&self) {
         let (_, report) = self.report();
         assert_eq!(report, Report::Unchanged, "{}", self.story());
+    }
+
+    /// Stops the store, whose set was `known`: that is noticed, more than once, because the kernel
+    /// still takes connections for it. Then has it go on with a `change`, which is seen; the set
+    /// after it, as [`shown`].
+    pub fn survives_a_pause(
+        &self,
+        store: &Process,
+        known: &[&str],
+        change: impl FnOnce(),
+    ) -> Vec<String> {
+        store.pause();
+        for _ in 0..2 {
+            assert_eq!(self.failure().cause, FailureCause::Timeout, "{}", self.story());
+        }
+        store.resume();
+        change();
+        let (mut reading, _) = self.set_after_failures();
+        while shown(&reading) == known {
+            (reading, _) = self.set_after_failures();
+        }
+        shown(&reading)
     }
 
     /// Nothing but "unchanged" comes for this long.

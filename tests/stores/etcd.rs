@@ -9,7 +9,7 @@ use corelane::config::{EtcdSource, Secret, StoreTls};
 use corelane::source::{Timings, etcd::watch};
 
 use super::desk::Watch;
-use super::process::{Directory, Process, free_port};
+use super::process::{DEADLINE, Directory, Process, free_port};
 
 /// What is watched.
 pub const PREFIX: &str = "/corelane/c2s/";
@@ -177,7 +177,8 @@ impl Gateway {
     #[expect(clippy::disallowed_methods, reason = "a test's thread may block")]
     pub fn connect(port: u16) -> std::io::Result<Gateway> {
         let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-        stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+        // A disk that others use may hold a write up for seconds.
+        stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_nodelay(true)?;
         Ok(Gateway { stream: BufReader::new(stream) })
     }

@@ -2,11 +2,13 @@
 //! test whatever happens to the test.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use super::machine::{is_stopped, reserve};
 
 /// A server that has not answered by then does not work.
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -39,14 +41,16 @@ impl Drop for Directory {
     }
 }
 
-/// A port that is free now, and that no outgoing connection is given: below Linux's ephemeral
-/// range, so that a server can be stopped and find its port again.
+/// A port that no other test, no outgoing connection and nobody who wants any port is given while
+/// this process lives, on all of this machine's addresses. Below Linux's ephemeral range, for those
+/// who need it for datagrams as well.
 pub fn free_port() -> u16 {
     for _ in 0..1_000 {
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
         let spread = std::process::id().wrapping_mul(61).wrapping_add(serial.wrapping_mul(7));
         let port = 10_000 + u16::try_from(spread % 20_000).unwrap();
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        if UdpSocket::bind(everywhere).is_ok() && reserve(everywhere).is_some() {
             return port;
         }
     }
@@ -100,9 +104,11 @@ impl Process {
         assert!(status.success(), "kill -{name}");
     }
 
-    /// Stops its every thread; the kernel goes on taking connections and bytes for it.
+    /// Stops its every thread, and waits until they stand; the kernel goes on taking connections
+    /// and bytes for it.
     pub fn pause(&self) {
         self.signal("STOP");
+        until("every thread stopped", || is_stopped(self.child.id()));
     }
 
     pub fn resume(&self) {
