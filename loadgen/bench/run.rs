@@ -35,7 +35,7 @@ pub struct RunArgs {
     /// Folder for results.json, results.md and results.html; a fresh one is made without it.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Scenarios to run, all without it.
+    /// Scenarios to run, all without it; a word that several begin with names them all.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Peers to leave out.
@@ -84,12 +84,17 @@ impl RunArgs {
         if self.only.is_empty() {
             return Ok(Scenario::ALL.to_vec());
         }
-        let named = |name: &String| {
-            let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
-            let valid = Scenario::ALL.map(Scenario::name).join(", ");
-            found.with_context(|| format!("--only {name}: valid are {valid}"))
-        };
-        self.only.iter().map(named).collect()
+        let mut scenarios = Vec::new();
+        for word in &self.only {
+            let named = Scenario::named(word);
+            if named.is_empty() {
+                let valid = Scenario::ALL.map(Scenario::name).join(", ");
+                bail!("--only {word}: valid are {valid}, and what several of them begin with");
+            }
+            scenarios
+                .extend(named.into_iter().filter(|s| !scenarios.contains(s)).collect::<Vec<_>>());
+        }
+        Ok(scenarios)
     }
 }
 
