@@ -476,6 +476,16 @@ mod tests {
     }
 
     #[test]
+    fn a_word_names_one_scenario_or_those_that_begin_with_it() {
+        let names =
+            |word| Scenario::named(word).into_iter().map(Scenario::name).collect::<Vec<_>>();
+        assert_eq!(names("connects"), ["connects"]);
+        assert_eq!(names("websocket"), ["websocket-other-core", "websocket-same-core"]);
+        assert_eq!(names("requests").len(), 4);
+        assert!(names("request").is_empty() && names("").is_empty());
+    }
+
+    #[test]
     fn every_arm_has_every_place_once() {
         let arms = [1, 2, 3, 4];
         let mut seen = BTreeSet::new();
@@ -506,6 +516,8 @@ mod tests {
         assert_eq!(idle, "idle --count 500");
         let open = pace.load_arguments(Scenario::MessagesOpen, Tweak::None).join(" ");
         assert!(open.ends_with("--rate 20000 --spin --warmup 0.5s --duration 3s"), "{open}");
+        let upgrade = pace.load_arguments(Scenario::WebsocketSameCore, Tweak::Websocket).join(" ");
+        assert_eq!(upgrade, "messages --connections 64 --upgrade --warmup 0.5s --duration 2s");
         assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
     }
 }
