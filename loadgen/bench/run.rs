@@ -23,7 +23,7 @@ use plan::{DEVICES_IDLE, Pace, Scenario};
 /// `corelane-bench run`
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Short measurements and three rounds: done within three minutes, and rougher.
+    /// Short measurements and two rounds: done within three minutes, and rougher.
     #[arg(long)]
     pub quick: bool,
     /// Rounds, each with every arm once, 1 to 100.
@@ -59,7 +59,7 @@ impl RunArgs {
     fn pace(&self, descriptors_max: u64) -> anyhow::Result<Pace> {
         let (seconds, open_seconds) = match (self.seconds, self.quick) {
             (Some(seconds), _) => (seconds, seconds),
-            (None, true) => (0.6, 2.0),
+            (None, true) => (0.6, 1.5),
             (None, false) => (4.0, 4.0),
         };
         if !(0.05..=600.0).contains(&seconds) {
@@ -68,11 +68,11 @@ impl RunArgs {
         // Each silent device takes two descriptors in the forwarder and two in the load.
         let possible = descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / 2;
         let possible = u32::try_from(possible).unwrap_or(u32::MAX);
-        let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if self.quick { 2 } else { 5 });
         Ok(Pace {
             rounds,
             idle_rounds: if self.quick { 1 } else { rounds },
-            steady_rounds: if self.quick { rounds.min(2) } else { rounds },
+            steady_rounds: if self.quick { 1 } else { rounds },
             warmup_s: (seconds / 4.0).min(1.0),
             seconds,
             open_seconds,

@@ -206,13 +206,9 @@ impl Scenario {
                  backend, by one of 64 names that a header makes, remembered for a minute; \
                  everything on one core"
             }
-            Scenario::WebsocketOtherCore => {
-                "messages-other-core again, and the same with messages of WebSocket through an \
-                 http listener"
-            }
-            Scenario::WebsocketSameCore => {
-                "messages-same-core again, and the same with messages of WebSocket through an \
-                 http listener"
+            Scenario::WebsocketOtherCore | Scenario::WebsocketSameCore => {
+                "messages-other-core or messages-same-core again, and the same with messages of \
+                 WebSocket through an http listener"
             }
             Scenario::GrowthIdle => {
                 "messages-other-core again, beside silent devices: few against many"
@@ -338,8 +334,7 @@ pub struct Pace {
     pub rounds: u32,
     /// Rounds with [`Scenario::Idle`]: it takes long and always comes out the same.
     pub idle_rounds: u32,
-    /// Rounds with bulk, which takes long to warm up, and with requests, WebSocket and growth, which
-    /// vary little.
+    /// Rounds with bulk, which takes long to warm up, and with growth, which varies little.
     pub steady_rounds: u32,
     /// Load before a measurement, seconds.
     pub warmup_s: f64,
@@ -415,12 +410,6 @@ impl Pace {
                 Scenario::Idle => self.idle_rounds,
                 Scenario::BulkOtherCore
                 | Scenario::BulkSameCore
-                | Scenario::RequestsTableOtherCore
-                | Scenario::RequestsTableSameCore
-                | Scenario::RequestsLookupOtherCore
-                | Scenario::RequestsLookupSameCore
-                | Scenario::WebsocketOtherCore
-                | Scenario::WebsocketSameCore
                 | Scenario::GrowthIdle
                 | Scenario::GrowthShards
                 | Scenario::GrowthBackends => self.steady_rounds,
