@@ -4,12 +4,13 @@
 //! forwarder between the two. Devices and backends do not share a process because they never do:
 //! one that played both would take a whole batch of messages from one side to the other at once,
 //! and hide what it costs to be woken for few. Every kind begins a connection with the login frame
-//! of the fleet and waits for its echo. At the end one JSON object goes to standard output.
+//! of the fleet and waits for its echo, or speaks HTTP. At the end one JSON object goes to standard output.
 
 mod args;
 mod backends;
 mod connection;
 mod engine;
+mod http;
 mod measure;
 mod schedule;
 mod traffic;
@@ -31,7 +32,7 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<u8> {
     if plan.kind == Kind::Echo {
         return backends::serve(plan);
     }
-    let backends = if plan.spin { None } else { Some(Backends::start(&plan.backends)?) };
+    let backends = if plan.spin { None } else { Some(Backends::start(&plan.backends, plan.http)?) };
     plan.ends.extend(backends.as_ref().map(Backends::id));
     let mut engine = Engine::new(plan)?;
     if backends.is_none() {

@@ -1,8 +1,11 @@
 //! The forwarders that are compared, each set up as a competent operator would for this job.
 
 mod corelane;
+mod corelane_http;
 mod haproxy;
+mod name_server;
 mod nginx;
+mod nginx_http;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -12,7 +15,11 @@ use std::process::Command;
 use nix::sys::signal::Signal;
 use serde::Serialize;
 
+pub use self::name_server::NameServer;
 use crate::run::plan::Tweak;
+
+/// Where names that lookups ask for are.
+const DOMAIN: &str = "bench.test";
 
 /// Who is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -22,9 +29,10 @@ pub enum Peer {
     Direct,
     /// corelane with everything on: admin interface and metrics, idle timers, session log.
     Corelane,
-    /// HAProxy, choosing the backend by a hash of the JSON key as corelane does.
+    /// HAProxy, choosing the backend by a hash of the JSON key as corelane does; of HTTP by a map
+    /// file.
     Haproxy,
-    /// nginx's stream module, which does not look at the data.
+    /// nginx's stream module, which does not look at the data; of HTTP by a `map` or by Lua.
     Nginx,
 }
 
@@ -45,6 +53,8 @@ pub struct Programs {
     schema: serde_json::Value,
     haproxy: Option<PathBuf>,
     nginx: Option<nginx::Nginx>,
+    lua: Option<nginx_http::Lua>,
+    name_server: Option<PathBuf>,
     /// Names and what they say of their version.
     pub versions: BTreeMap<&'static str, String>,
 }
@@ -58,6 +68,8 @@ pub struct Setup {
     pub listen: SocketAddr,
     /// Where its admin interface listens, if it has one.
     pub admin: SocketAddr,
+    /// Who knows names.
+    pub name_server: SocketAddr,
     /// Where it forwards to.
     pub backends: Vec<SocketAddr>,
     /// Its cores: a thread on each.
@@ -79,10 +91,24 @@ pub struct Forwarder {
     pub file: PathBuf,
     /// The text of that.
     pub config: String,
+    /// Further files that it reads, and their texts.
+    pub more_files: Vec<(PathBuf, String)>,
     /// What it is sent when we are gone; nginx has to tell its worker.
     pub death: Signal,
     /// Processes it is ready with.
     pub processes: usize,
+}
+
+impl Setup {
+    /// The backend that a place belongs to.
+    fn backend_of(&self, place: u32) -> SocketAddr {
+        self.backends[place as usize % self.backends.len()]
+    }
+
+    /// The port of all backends.
+    fn backend_port(&self) -> u16 {
+        self.backends[0].port()
+    }
 }
 
 impl Peer {
@@ -111,11 +137,17 @@ impl Programs {
         if let Some(nginx) = &nginx {
             versions.insert("nginx", first_line(&nginx.program, "-v")?);
         }
-        Ok(Programs { corelane: corelane.to_path_buf(), schema, haproxy, nginx, versions })
+        let lua = nginx_http::Lua::look(&nginx::MODULE_FOLDERS);
+        let name_server = in_path("dnsmasq");
+        let corelane = corelane.to_path_buf();
+        Ok(Programs { corelane, schema, haproxy, nginx, lua, name_server, versions })
     }
 
     /// Why an arm cannot be measured here.
     pub fn absence(&self, peer: Peer, tweak: Tweak) -> Option<String> {
+        if asks_names(tweak) && self.name_server.is_none() {
+            return Some("dnsmasq is not installed".into());
+        }
         match peer {
             Peer::Direct => None,
             Peer::Corelane => match tweak.feature() {
@@ -125,6 +157,9 @@ impl Programs {
                 _ => None,
             },
             Peer::Haproxy => self.haproxy.is_none().then(|| "haproxy is not installed".into()),
+            Peer::Nginx if asks_names(tweak) && self.lua.is_none() => {
+                Some("nginx's Lua module with its resolver is not installed".into())
+            }
             Peer::Nginx => {
                 let reason = "nginx with its stream module is not installed";
                 self.nginx.is_none().then(|| reason.into())
@@ -144,9 +179,22 @@ impl Programs {
                 _ => corelane::forwarder(&self.corelane, setup),
             }),
             Peer::Haproxy => self.haproxy.as_deref().map(|path| haproxy::forwarder(path, setup)),
-            Peer::Nginx => self.nginx.as_ref().map(|nginx| nginx::forwarder(nginx, setup)),
+            Peer::Nginx => {
+                let lua = self.lua.as_ref();
+                self.nginx.as_ref().map(|nginx| nginx::forwarder(nginx, lua, setup))
+            }
         })
     }
+
+    /// The name server that a forwarder asks, if it does.
+    pub fn name_server(&self, setup: &Setup) -> Option<NameServer> {
+        let program = self.name_server.as_deref().filter(|_| asks_names(setup.tweak))?;
+        Some(name_server::name_server(program, setup))
+    }
+}
+
+fn asks_names(tweak: Tweak) -> bool {
+    matches!(tweak, Tweak::Lookup | Tweak::Published)
 }
 
 /// A program in `PATH`, or where administrators' programs are.
@@ -175,6 +223,7 @@ pub mod tests {
             folder: "/nowhere".into(),
             listen: "127.0.0.1:15001".parse().unwrap(),
             admin: "127.0.0.1:15002".parse().unwrap(),
+            name_server: "127.0.0.1:15004".parse().unwrap(),
             backends: ["127.0.0.2:15003", "127.0.0.3:15003"].map(|a| a.parse().unwrap()).to_vec(),
             cores: vec![0],
             connections_max: 9_064,

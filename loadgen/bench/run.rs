@@ -23,7 +23,7 @@ use plan::{DEVICES_IDLE, Pace, Scenario};
 /// `corelane-bench run`
 #[derive(Debug, Clone, Args)]
 pub struct RunArgs {
-    /// Short measurements and three rounds: done within three minutes, and rougher.
+    /// Short measurements and two rounds: done within three minutes, and rougher.
     #[arg(long)]
     pub quick: bool,
     /// Rounds, each with every arm once, 1 to 100.
@@ -35,7 +35,7 @@ pub struct RunArgs {
     /// Folder for results.json, results.md and results.html; a fresh one is made without it.
     #[arg(long, value_name = "DIR")]
     pub output: Option<PathBuf>,
-    /// Scenarios to run, all without it.
+    /// Scenarios to run, all without it; a word that several begin with names them all.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Peers to leave out.
@@ -59,7 +59,7 @@ impl RunArgs {
     fn pace(&self, descriptors_max: u64) -> anyhow::Result<Pace> {
         let (seconds, open_seconds) = match (self.seconds, self.quick) {
             (Some(seconds), _) => (seconds, seconds),
-            (None, true) => (0.6, 2.0),
+            (None, true) => (0.6, 1.5),
             (None, false) => (4.0, 4.0),
         };
         if !(0.05..=600.0).contains(&seconds) {
@@ -68,11 +68,11 @@ impl RunArgs {
         // Each silent device takes two descriptors in the forwarder and two in the load.
         let possible = descriptors_max.saturating_sub(DESCRIPTORS_RESERVED) / 2;
         let possible = u32::try_from(possible).unwrap_or(u32::MAX);
-        let rounds = self.rounds.unwrap_or(if self.quick { 3 } else { 5 });
+        let rounds = self.rounds.unwrap_or(if self.quick { 2 } else { 5 });
         Ok(Pace {
             rounds,
             idle_rounds: if self.quick { 1 } else { rounds },
-            steady_rounds: if self.quick { rounds.min(2) } else { rounds },
+            steady_rounds: if self.quick { 1 } else { rounds },
             warmup_s: (seconds / 4.0).min(1.0),
             seconds,
             open_seconds,
@@ -84,12 +84,17 @@ impl RunArgs {
         if self.only.is_empty() {
             return Ok(Scenario::ALL.to_vec());
         }
-        let named = |name: &String| {
-            let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
-            let valid = Scenario::ALL.map(Scenario::name).join(", ");
-            found.with_context(|| format!("--only {name}: valid are {valid}"))
-        };
-        self.only.iter().map(named).collect()
+        let mut scenarios = Vec::new();
+        for word in &self.only {
+            let named = Scenario::named(word);
+            if named.is_empty() {
+                let valid = Scenario::ALL.map(Scenario::name).join(", ");
+                bail!("--only {word}: valid are {valid}, and what several of them begin with");
+            }
+            scenarios
+                .extend(named.into_iter().filter(|s| !scenarios.contains(s)).collect::<Vec<_>>());
+        }
+        Ok(scenarios)
     }
 }
 

@@ -158,3 +158,91 @@ fn what_is_not_an_echo_is_an_error() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("refused"));
 }
+
+#[test]
+fn requests_are_answered_and_messages_upgraded() {
+    for requests in ["--method get", "--method post --header server --places 64", ""] {
+        let result =
+            direct(&format!("requests --connections 5 {requests} --warmup 50ms --duration 300ms"));
+        assert_eq!(result["errors"], serde_json::json!({}));
+        assert!(number(&result, "/completed") > 5.0);
+        assert!(number(&result, "/latency_us/p50") > 0.0);
+    }
+    for spin in ["", "--spin --message-bytes 200"] {
+        let result = direct(&format!(
+            "messages --upgrade --connections 5 --warmup 50ms --duration 300ms {spin}"
+        ));
+        assert_eq!(result["errors"], serde_json::json!({}));
+        assert!(number(&result, "/completed") > 5.0);
+    }
+}
+
+/// A target that answers every request in this way.
+fn answering(answer: &'static str) -> SocketAddr {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in target.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut request = [0; 1024];
+                while stream.read(&mut request).is_ok_and(|n| n > 0) {
+                    if stream.write_all(answer.as_bytes()).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn answers_that_are_none_are_errors() {
+    let cases = [
+        ("requests", "HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "status_5xx"),
+        ("requests", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "chunked"),
+        ("requests", "HTTP/1.1 200 OK\r\n\r\n", "no_length"),
+        ("requests", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "corrupt"),
+        // The first request has number 0, whose place belongs to backend 0.
+        (
+            "requests",
+            "HTTP/1.1 200 OK\r\nContent-Length: 22\r\n\r\n0000000000000000 0001\n",
+            "corrupt",
+        ),
+        ("messages --upgrade", "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", "not_upgraded"),
+        ("messages --upgrade", "HTTP/1.1 101 Hello\r\n\r\n", "accept"),
+    ];
+    for (kind, answer, fault) in cases {
+        let (target, backend) = (answering(answer), free_address());
+        let arguments = format!("{kind} --connections 1 --target {target} --backends {backend}");
+        let output = load(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{answer}");
+        assert!(stderr.contains(&format!("could not log in: {fault}")), "{answer}: {stderr}");
+    }
+}
+
+/// A target that ends each connection with its first answer.
+#[test]
+fn connections_that_end_in_order_follow_each_other() {
+    let target = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = target.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for mut stream in target.incoming().map_while(Result::ok) {
+            let mut request = [0; 1024];
+            let n = stream.read(&mut request).unwrap_or(0);
+            let text = String::from_utf8_lossy(&request[..n]).into_owned();
+            let number = text.split(['/', ' ']).nth(3).unwrap_or_default();
+            let head = "HTTP/1.1 200 OK\r\nContent-Length: 22\r\nConnection: close";
+            let _over = write!(stream, "{head}\r\n\r\n{number} 0000\n");
+        }
+    });
+    let backend = free_address();
+    let output = load(&format!(
+        "requests --connections 1 --warmup 0s --duration 300ms --target {address} \
+         --backends {backend}"
+    ));
+    let result: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(result["errors"], serde_json::json!({}), "{result}");
+    assert!(number(&result, "/completed") > 2.0, "{result}");
+}

@@ -80,7 +80,8 @@ fn wait(child: &mut Child) -> Option<i32> {
 #[test]
 fn a_tiny_run_writes_its_files() {
     let folder = folder("files");
-    let only = "messages-same-core,connects,idle,bulk-same-core";
+    let only = "messages-same-core,connects,idle,bulk-same-core,requests-table-same-core,\
+                websocket-same-core";
     let output = run(only, "0.2", &folder).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -103,8 +104,11 @@ fn a_tiny_run_writes_its_files() {
         }
         let arms: Vec<&str> =
             found["arms"].as_array().unwrap().iter().filter_map(|a| a["name"].as_str()).collect();
-        let expected: &[&str] =
-            if scenario == "idle" { &["corelane"] } else { &["direct", "corelane"] };
+        let expected: &[&str] = match scenario {
+            "idle" => &["corelane"],
+            "websocket-same-core" => &["corelane", "websocket"],
+            _ => &["direct", "corelane"],
+        };
         assert_eq!(arms, expected, "{scenario}");
     }
     let config = document["configs"]["messages-same-core corelane"].as_str().unwrap();
@@ -188,6 +192,26 @@ fn a_killed_run_leaves_no_children() {
     signal(&child.0, "KILL");
     assert_eq!(wait(&mut child.0), None);
     assert_all_end(&children);
+    remove(&folder);
+}
+
+/// DNS is real; nginx is measured where it has Lua, and otherwise named as absent.
+#[test]
+fn a_word_names_the_scenarios_that_begin_with_it() {
+    let folder = folder("group");
+    let mut command = run("requests-lookup", "0.2", &folder);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(matches!(output.status.code(), Some(0 | 1 | 3)), "{:?}\n{stderr}", output.status);
+    let text = std::fs::read_to_string(folder.join("results.json")).unwrap();
+    let document: Value = serde_json::from_str(&text).unwrap();
+    let scenarios = document["scenarios"].as_array().unwrap();
+    let names: Vec<&str> = scenarios.iter().filter_map(|s| s["name"].as_str()).collect();
+    assert_eq!(names, ["requests-lookup-other-core", "requests-lookup-same-core"]);
+    let corelane = &scenarios[1]["arms"][0];
+    assert_eq!(corelane["name"], "corelane");
+    assert_eq!(corelane["errors"], serde_json::json!({}));
+    assert!(corelane["metrics"]["cpu_us"]["median"].as_f64().unwrap() > 0.0, "{corelane}");
     remove(&folder);
 }
 

@@ -19,6 +19,10 @@ pub struct LoadArgs {
 enum KindArgs {
     /// Messages that are echoed, closed loop or at a rate.
     Messages {
+        /// Each device asks for WebSocket first, and its messages are masked binary frames, which
+        /// backends send back as they are.
+        #[arg(long)]
+        upgrade: bool,
         /// Devices.
         #[arg(long, default_value_t = 64)]
         connections: usize,
@@ -51,6 +55,24 @@ enum KindArgs {
         #[command(flatten)]
         common: Common,
     },
+    /// Requests of HTTP over connections that stay, closed loop. Each names one of several places in
+    /// a header; place N belongs to the backend N modulo their number, which is checked.
+    Requests {
+        /// Connections, each with one request at a time.
+        #[arg(long, default_value_t = 64)]
+        connections: usize,
+        /// The method; POST has a small body.
+        #[arg(long, value_enum, default_value_t = Method::Get)]
+        method: Method,
+        /// The header that names the place, with three digits.
+        #[arg(long, default_value = "x-place")]
+        header: String,
+        /// Places, used in turn.
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=999))]
+        places: u16,
+        #[command(flatten)]
+        common: Common,
+    },
     /// The backends alone (started by the other kinds).
     #[command(hide = true)]
     Echo(EchoArgs),
@@ -69,6 +91,18 @@ struct EchoArgs {
     /// Where to listen.
     #[arg(long, value_delimiter = ',', required = true)]
     backends: Vec<SocketAddr>,
+    /// Answer requests of HTTP; without it every byte is echoed.
+    #[arg(long)]
+    http: bool,
+}
+
+/// A method of requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Method {
+    /// Without a body.
+    Get,
+    /// With a small body.
+    Post,
 }
 
 #[derive(Debug, Args, Clone)]
@@ -111,8 +145,23 @@ pub enum Kind {
     Idle,
     /// A flood both ways.
     Bulk,
+    /// Requests of HTTP.
+    Requests,
     /// No devices: backends that echo.
     Echo,
+}
+
+/// What requests look like.
+#[derive(Debug, Clone)]
+pub struct Requests {
+    /// The method.
+    pub method: Method,
+    /// The header that names the place.
+    pub header: String,
+    /// Places, used in turn.
+    pub places: u16,
+    /// Whether a place has one backend: not if there is nobody who could choose it.
+    pub is_placed: bool,
 }
 
 impl Kind {
@@ -123,6 +172,7 @@ impl Kind {
             Kind::Connects(_) => "connects",
             Kind::Idle => "idle",
             Kind::Bulk => "bulk",
+            Kind::Requests => "requests",
             Kind::Echo => "echo",
         }
     }
@@ -143,6 +193,12 @@ pub struct Plan {
     pub backends: Vec<SocketAddr>,
     /// Bytes of a message.
     pub message_bytes: usize,
+    /// Of [`Kind::Requests`].
+    pub requests: Option<Requests>,
+    /// Devices ask for WebSocket in place of a login.
+    pub upgrade: bool,
+    /// Backends answer HTTP.
+    pub http: bool,
     /// Load before the measurement.
     pub warmup: Duration,
     /// The measurement.
@@ -162,7 +218,7 @@ impl LoadArgs {
     /// The plan.
     pub fn plan(&self) -> anyhow::Result<Plan> {
         let (kind, connections, idle, common) = match &self.kind {
-            KindArgs::Messages { connections, rate, idle, common } => {
+            KindArgs::Messages { connections, rate, idle, common, .. } => {
                 (Kind::Messages(*rate), *connections, *idle, common)
             }
             KindArgs::Connects { parallel, rate, common } => {
@@ -170,8 +226,21 @@ impl LoadArgs {
             }
             KindArgs::Idle { count, common } => (Kind::Idle, 0, *count, common),
             KindArgs::Bulk { connections, common } => (Kind::Bulk, *connections, 0, common),
-            KindArgs::Echo(echo) => return Ok(Plan::echo(&echo.backends)),
+            KindArgs::Requests { connections, common, .. } => {
+                (Kind::Requests, *connections, 0, common)
+            }
+            KindArgs::Echo(echo) => return Ok(Plan::echo(echo)),
         };
+        let requests = match &self.kind {
+            KindArgs::Requests { method, header, places, .. } => Some(Requests {
+                method: *method,
+                header: header.clone(),
+                places: *places,
+                is_placed: !common.direct,
+            }),
+            _ => None,
+        };
+        let upgrade = matches!(self.kind, KindArgs::Messages { upgrade: true, .. });
         ensure!(
             (MESSAGE_BYTES_MIN..=60_000).contains(&common.message_bytes),
             "--message-bytes is from {MESSAGE_BYTES_MIN} to 60000"
@@ -187,6 +256,9 @@ impl LoadArgs {
             targets,
             backends: common.backends.clone(),
             message_bytes: common.message_bytes,
+            http: upgrade || requests.is_some(),
+            requests,
+            upgrade,
             warmup: common.warmup,
             duration: common.duration,
             measured: common.measure_pid.clone(),
@@ -197,14 +269,17 @@ impl LoadArgs {
 }
 
 impl Plan {
-    fn echo(backends: &[SocketAddr]) -> Plan {
+    fn echo(echo: &EchoArgs) -> Plan {
         Plan {
             kind: Kind::Echo,
             connections: 0,
             idle: 0,
             targets: Vec::new(),
-            backends: backends.to_vec(),
+            backends: echo.backends.clone(),
             message_bytes: MESSAGE_BYTES_MIN,
+            requests: None,
+            upgrade: false,
+            http: echo.http,
             warmup: Duration::ZERO,
             duration: Duration::MAX,
             measured: Vec::new(),

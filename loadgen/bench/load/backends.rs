@@ -1,4 +1,4 @@
-//! The echoing backends: a process of their own.
+//! The backends, which echo or answer requests: a process of their own.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -34,14 +34,15 @@ pub struct Backends {
 }
 
 impl Backends {
-    /// Starts it on the cores of this process and waits until it listens.
+    /// Starts it on the cores of this process and waits until it listens; `http`: for requests.
     ///
     /// # Errors
     /// Addresses that cannot be listened on.
-    pub fn start(addresses: &[SocketAddr]) -> anyhow::Result<Backends> {
+    pub fn start(addresses: &[SocketAddr], http: bool) -> anyhow::Result<Backends> {
         let list: Vec<String> = addresses.iter().map(ToString::to_string).collect();
         let mut child = Command::new(std::env::current_exe()?)
             .args(["load", "echo", "--backends", &list.join(",")])
+            .args(http.then_some("--http"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

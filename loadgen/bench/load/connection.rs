@@ -22,6 +22,15 @@ pub struct Connection {
 pub enum Role {
     /// Sends back what it gets.
     Echo,
+    /// Answers requests.
+    Serving {
+        /// Number of the backend, from 0.
+        backend: u16,
+        /// The beginning of a request that has not come as a whole.
+        partial: Vec<u8>,
+        /// The last answer is under way.
+        is_last: bool,
+    },
     /// Waits for its connection.
     Connecting(Errand),
     /// Has sent its login frame; `got` bytes of it have come back.
@@ -33,6 +42,15 @@ pub enum Role {
         /// Bytes come back.
         got: usize,
     },
+    /// Has asked for WebSocket.
+    Upgrading {
+        /// What it is going to be.
+        errand: Errand,
+        /// The beginning of the answer.
+        partial: Vec<u8>,
+    },
+    /// Sends requests; with its errand until the first one is answered.
+    Asking(Option<Errand>, Talk),
     /// Is logged in and says nothing.
     Silent,
     /// Sends messages.
@@ -64,6 +82,8 @@ pub enum Then {
     Silence,
     /// Messages.
     Talk,
+    /// Requests.
+    Ask,
     /// A flood.
     Flood,
     /// Reset, and connect again.
@@ -77,6 +97,24 @@ pub struct Talk {
     pub in_flight: VecDeque<(u64, Instant)>,
     /// The beginning of an echo that has not come as a whole.
     pub partial: Vec<u8>,
+}
+
+impl Role {
+    /// Whether a device has it.
+    pub fn is_device(&self) -> bool {
+        !matches!(self, Role::Echo | Role::Serving { .. })
+    }
+
+    /// What it connects for, while it is not logged in.
+    pub fn errand(&self) -> Option<Errand> {
+        match self {
+            Role::Connecting(errand)
+            | Role::LoggingIn { errand, .. }
+            | Role::Upgrading { errand, .. } => Some(*errand),
+            Role::Asking(errand, _) => *errand,
+            _ => None,
+        }
+    }
 }
 
 impl Connection {
@@ -113,7 +151,8 @@ impl Connection {
         Ok(true)
     }
 
-    fn out_is_empty(&self) -> bool {
+    /// Whether all that was sent is out.
+    pub fn out_is_empty(&self) -> bool {
         self.out_at == self.out.len()
     }
 }

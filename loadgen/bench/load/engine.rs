@@ -18,6 +18,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::args::{Kind, Plan};
 use super::connection::{Connection, Errand, Role, Then};
+use super::http::{self, Request};
 use super::measure::Snapshot;
 use super::schedule::Schedule;
 
@@ -46,6 +47,7 @@ pub struct Engine {
     pub(super) again: Vec<usize>,
     pub(super) buffer: Vec<u8>,
     pub(super) message: Vec<u8>,
+    pub(super) request: Option<Request>,
     pub(super) pattern: Vec<u8>,
     pub(super) devices: Vec<usize>,
     pub(super) next_device: u64,
@@ -102,7 +104,10 @@ impl Engine {
         let timer_fd = std::os::fd::AsFd::as_fd(&timer).as_raw_fd();
         poll.registry().register(&mut SourceFd(&timer_fd), TIMER, Interest::READABLE)?;
         let mut message = vec![0; plan.message_bytes];
-        message[..6].copy_from_slice(&message_header(plan.message_bytes));
+        match plan.upgrade {
+            true => http::put_frame_header(&mut message),
+            false => message[..6].copy_from_slice(&message_header(plan.message_bytes)),
+        }
         Ok(Engine {
             poll,
             timer,
@@ -113,6 +118,7 @@ impl Engine {
             again: Vec::new(),
             buffer: vec![0; CHUNK],
             message,
+            request: plan.requests.as_ref().map(Request::new),
             pattern: (0..2 * CHUNK).map(|n| ((n % CHUNK * 2_654_435_761) >> 11) as u8).collect(),
             devices: Vec::new(),
             next_device: 0,
@@ -146,10 +152,14 @@ impl Engine {
     /// Connects every device that is to stay, and waits until each has its login echoed.
     pub fn log_in(&mut self) -> anyhow::Result<()> {
         let talkers = match self.plan.kind {
-            Kind::Messages(_) | Kind::Bulk => self.plan.connections,
+            Kind::Messages(_) | Kind::Bulk | Kind::Requests => self.plan.connections,
             Kind::Connects(_) | Kind::Idle | Kind::Echo => 0,
         };
-        let then = if self.plan.kind == Kind::Bulk { Then::Flood } else { Then::Talk };
+        let then = match self.plan.kind {
+            Kind::Bulk => Then::Flood,
+            Kind::Requests => Then::Ask,
+            _ => Then::Talk,
+        };
         let all = self.plan.idle + talkers;
         let give_up = Instant::now() + LOGIN_DEADLINE;
         let mut begun = 0;
@@ -177,6 +187,14 @@ impl Engine {
         let start = Instant::now();
         match self.plan.kind {
             Kind::Messages(None) => self.for_each_device(Engine::send_message),
+            Kind::Requests => {
+                // Those whose first answer was the last begin anew.
+                let ended = self.plan.connections - self.devices.len();
+                self.for_each_device(Engine::send_message);
+                for _ in 0..ended {
+                    self.begin(Then::Ask, start)?;
+                }
+            }
             Kind::Bulk => self.for_each_device(|engine, index, _now| engine.flood(index)),
             Kind::Connects(None) => {
                 for _ in 0..self.plan.connections {
@@ -219,9 +237,8 @@ impl Engine {
 
     fn unanswered(&self) -> usize {
         let of = |connection: &Connection| match &connection.role {
-            Role::Talking(talk) => talk.in_flight.len(),
-            Role::Connecting(_) | Role::LoggingIn { .. } => 1,
-            _ => 0,
+            Role::Talking(talk) | Role::Asking(_, talk) => talk.in_flight.len(),
+            role => usize::from(role.errand().is_some()),
         };
         self.connections.iter().flatten().map(of).sum()
     }
@@ -318,7 +335,11 @@ impl Engine {
                 match self.listeners[listener].accept() {
                     Ok((socket, _peer)) => {
                         socket.set_nodelay(true)?;
-                        self.add(Connection::new(socket, Role::Echo))?;
+                        let role = match self.plan.http {
+                            true => Role::serving(listener),
+                            false => Role::Echo,
+                        };
+                        self.add(Connection::new(socket, role))?;
                     }
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                     // Out of descriptors, it would fail again and again.
@@ -381,7 +402,7 @@ impl Engine {
         let rate = |n: f64| (seconds > 0.0).then(|| n / seconds);
         let wanted = match self.plan.kind {
             Kind::Messages(rate) | Kind::Connects(rate) => rate,
-            Kind::Idle | Kind::Bulk | Kind::Echo => None,
+            Kind::Idle | Kind::Bulk | Kind::Requests | Kind::Echo => None,
         };
         json!({
             "kind": self.plan.kind.name(),

@@ -8,12 +8,13 @@ use corelane_loadgen::frame::{self, kind};
 use super::args::Kind;
 use super::connection::{Connection, Errand, Role, Talk, Then};
 use super::engine::{CHUNK, Engine, Phase};
+use super::http;
 
 /// Pieces of a flood before others have a turn.
 const PIECES_MAX: usize = 8;
 
 /// What became of a connection.
-enum Fate {
+pub(super) enum Fate {
     /// It goes on.
     Open,
     /// It has more to do than fits a turn.
@@ -48,22 +49,25 @@ impl Engine {
 
     fn closed(&mut self, index: usize, fault: Option<&'static str>) {
         let Some(closed) = self.close(index) else { return };
-        let is_device = !matches!(closed.role, Role::Echo);
         // Devices reset their connections; that a backend sees it is in order.
-        if let (true, Some(fault)) = (is_device, fault) {
+        if !closed.role.is_device() {
+            return;
+        }
+        self.devices.retain(|device| *device != index);
+        if let Some(fault) = fault {
             self.counts.error(fault);
-            self.devices.retain(|device| *device != index);
         }
-        if let Role::Connecting(errand) | Role::LoggingIn { errand, .. } = closed.role {
-            self.logging_in -= 1;
-            self.next_connection(errand);
-        }
-    }
-
-    /// In a closed loop of connections one follows the other.
-    fn next_connection(&mut self, errand: Errand) {
-        let goes_on = self.phase == Phase::Load && self.plan.kind == Kind::Connects(None);
-        if goes_on && errand.then == Then::Reset && self.begin(Then::Reset, Instant::now()).is_err()
+        let errand = closed.role.errand();
+        self.logging_in -= usize::from(errand.is_some());
+        let next = match (&closed.role, errand) {
+            // In a closed loop of connections one follows the other.
+            (_, Some(errand)) if self.plan.kind == Kind::Connects(None) => Some(errand.then),
+            // So it does where a connection ends in order, after as many requests as it may have.
+            (Role::Asking(..), _) if fault.is_none() => Some(Then::Ask),
+            _ => None,
+        };
+        if let (Phase::Load, Some(then)) = (self.phase, next)
+            && self.begin(then, Instant::now()).is_err()
         {
             self.counts.error("connect");
         }
@@ -80,26 +84,44 @@ impl Engine {
         }
         match connection.role {
             Role::Echo => self.echo(connection, ending),
+            Role::Serving { .. } => self.serve(connection, ending),
             Role::Connecting(errand) if writable => {
                 if let Some(error) = connection.socket.take_error()? {
                     return Err(error);
                 }
-                let number = self.next_device;
-                self.next_device += 1;
-                let login = self.login_frame(number);
-                connection.role = Role::LoggingIn { errand, number, got: 0 };
-                connection.send(&login)?;
+                self.connected(connection, errand)?;
                 Ok(Fate::Open)
             }
             Role::Connecting(_) => Ok(Fate::Open),
             Role::LoggingIn { .. } => self.read_login(index, connection),
+            Role::Upgrading { .. } => self.read_upgrade(index, connection),
+            Role::Asking(..) => self.read_responses(index, connection, ending),
             Role::Silent => self.expect_silence(connection),
             Role::Talking(_) => self.read_echoes(connection, ending),
             Role::Flood { .. } => self.flood_both_ways(connection),
         }
     }
 
-    fn echo(&mut self, connection: &mut Connection, ending: bool) -> io::Result<Fate> {
+    fn connected(&mut self, connection: &mut Connection, errand: Errand) -> io::Result<()> {
+        let number = self.next_device;
+        self.next_device += 1;
+        match errand.then {
+            Then::Ask => {
+                connection.role = Role::Asking(Some(errand), Talk::default());
+                self.ask(connection, errand.begun)
+            }
+            Then::Talk if self.plan.upgrade => {
+                connection.role = Role::Upgrading { errand, partial: Vec::new() };
+                connection.send(http::UPGRADE_REQUEST)
+            }
+            _ => {
+                connection.role = Role::LoggingIn { errand, number, got: 0 };
+                connection.send(&self.login_frame(number))
+            }
+        }
+    }
+
+    pub(super) fn echo(&mut self, connection: &mut Connection, ending: bool) -> io::Result<Fate> {
         for _ in 0..PIECES_MAX {
             if !connection.out.is_empty() {
                 return Ok(Fate::Open);
@@ -154,7 +176,13 @@ impl Engine {
         Ok(self.logged_in(index, connection, errand))
     }
 
-    fn logged_in(&mut self, index: usize, connection: &mut Connection, errand: Errand) -> Fate {
+    /// A device has all that it needs to begin.
+    pub(super) fn logged_in(
+        &mut self,
+        index: usize,
+        connection: &mut Connection,
+        errand: Errand,
+    ) -> Fate {
         connection.role = match errand.then {
             Then::Reset => {
                 self.counts.completed += 1;
@@ -166,6 +194,7 @@ impl Engine {
             }
             Then::Silence => Role::Silent,
             Then::Talk => Role::Talking(Talk::default()),
+            Then::Ask => Role::Asking(None, Talk::default()),
             Then::Flood => Role::Flood { sent: 0, got: 0 },
         };
         self.logging_in -= 1;
@@ -185,12 +214,15 @@ impl Engine {
         }
     }
 
-    /// Sends a device's next message, whose latency counts from `due`.
+    /// Sends a device's next message or request, whose latency counts from `due`.
     pub(super) fn send_message(&mut self, index: usize, due: Instant) {
         let Some(mut connection) = self.connections.get_mut(index).and_then(Option::take) else {
             return;
         };
-        let sent = self.send_next(&mut connection, due);
+        let sent = match connection.role {
+            Role::Asking(..) => self.ask(&mut connection, due),
+            _ => self.send_next(&mut connection, due),
+        };
         self.connections[index] = Some(connection);
         if sent.is_err() {
             self.closed(index, Some("send"));

@@ -100,6 +100,8 @@ fn plotted(scenario: Scenario) -> &'static [(Metric, &'static str)] {
     match scenario {
         Scenario::MessagesOtherCore
         | Scenario::MessagesSameCore
+        | Scenario::WebsocketOtherCore
+        | Scenario::WebsocketSameCore
         | Scenario::GrowthIdle
         | Scenario::GrowthShards
         | Scenario::GrowthBackends
@@ -108,6 +110,13 @@ fn plotted(scenario: Scenario) -> &'static [(Metric, &'static str)] {
         Scenario::Connects => &[
             (Metric::CpuUs, "forwarder CPU per connection, µs"),
             (Metric::Rate, "connections per second"),
+        ],
+        Scenario::RequestsTableOtherCore
+        | Scenario::RequestsTableSameCore
+        | Scenario::RequestsLookupOtherCore
+        | Scenario::RequestsLookupSameCore => &[
+            (Metric::CpuUs, "forwarder CPU per request, µs"),
+            (Metric::Rate, "requests per second"),
         ],
         Scenario::ConnectsWarm => &[(Metric::FirstEchoP50Us, "first echo, median, µs")],
         Scenario::Idle => &[
@@ -190,7 +199,7 @@ mod tests {
             assert!(!text.contains(foreign), "{foreign}");
         }
         // The curves, and bars of every scenario.
-        assert_eq!(text.matches("<svg").count(), 17);
+        assert_eq!(text.matches("<svg").count(), 27);
         assert!(text.contains("nginx &lt;1.22&gt; &amp; co"), "versions are escaped");
         assert!(text.contains("<td class=\"state holds\">holds</td>"));
     }

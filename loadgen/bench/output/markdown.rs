@@ -24,7 +24,7 @@ pub fn page(page: &Page<'_>) -> String {
         "\n## Measurements\n\nMedians of the rounds, and after ± half of what lies between the \
          least and the greatest. Ratios are taken within each round and are medians too: below 1 \
          is better for CPU, latency and memory, above 1 for rates. CPU is the forwarder's, user \
-         and system, per round trip, connection or MB."
+         and system, per round trip, request, connection or MB."
     );
     for scenario in &run.scenarios {
         text += &scenario_section(page, *scenario);
@@ -148,6 +148,12 @@ fn columns(scenario: Scenario) -> Vec<Metric> {
     match scenario {
         Scenario::MessagesOtherCore
         | Scenario::MessagesSameCore
+        | Scenario::RequestsTableOtherCore
+        | Scenario::RequestsTableSameCore
+        | Scenario::RequestsLookupOtherCore
+        | Scenario::RequestsLookupSameCore
+        | Scenario::WebsocketOtherCore
+        | Scenario::WebsocketSameCore
         | Scenario::GrowthIdle
         | Scenario::GrowthShards
         | Scenario::GrowthBackends
@@ -185,13 +191,19 @@ fn compared(scenario: Scenario) -> &'static [Metric] {
     match scenario {
         Scenario::MessagesOtherCore | Scenario::MessagesSameCore => &[Metric::CpuUs],
         Scenario::MessagesOpen => &[Metric::P50Us, Metric::P99Us, Metric::P999Us],
-        Scenario::Connects => &[Metric::CpuUs, Metric::Rate],
+        Scenario::Connects
+        | Scenario::RequestsTableOtherCore
+        | Scenario::RequestsTableSameCore
+        | Scenario::RequestsLookupOtherCore
+        | Scenario::RequestsLookupSameCore => &[Metric::CpuUs, Metric::Rate],
         Scenario::ConnectsWarm => &[Metric::FirstEchoP50Us],
         Scenario::Idle => &[Metric::MemoryBytes, Metric::ResidentBytes],
         Scenario::BulkOtherCore | Scenario::BulkSameCore => {
             &[Metric::MegabytesPerSecond, Metric::CpuUs]
         }
-        Scenario::GrowthIdle
+        Scenario::WebsocketOtherCore
+        | Scenario::WebsocketSameCore
+        | Scenario::GrowthIdle
         | Scenario::GrowthShards
         | Scenario::GrowthBackends
         | Scenario::GrowthSwaps => &[],
@@ -334,8 +346,8 @@ mod tests {
             }
             assert_eq!(count, cells, "{line}");
         }
-        // Targets, noise, 12 scenarios, and ratios for 8 of them.
-        assert_eq!(tables, 22);
+        // Targets, noise, 18 scenarios, and ratios for 12 of them.
+        assert_eq!(tables, 32);
     }
 
     #[test]

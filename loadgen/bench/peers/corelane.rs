@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Feature, Forwarder, Setup};
+use super::{Feature, Forwarder, Setup, corelane_http};
 use crate::run::plan::Tweak;
 
 /// Its schema of its configuration.
@@ -51,8 +51,12 @@ pub fn forwarder(program: &Path, setup: &Setup) -> Forwarder {
     Forwarder {
         program: program.to_path_buf(),
         arguments: vec!["run".into(), "-c".into(), file.display().to_string()],
-        config: config(setup),
+        config: match setup.tweak {
+            Tweak::Table | Tweak::Lookup | Tweak::Websocket => http_config(setup),
+            _ => config(setup),
+        },
         file,
+        more_files: Vec::new(),
         death: Signal::SIGKILL,
         processes: 1,
     }
@@ -80,17 +84,8 @@ fn config(setup: &Setup) -> String {
         Tweak::Warm(count) => format!("warm = {count}\nfail_timeout = \"100ms\"\n"),
         _ => String::new(),
     };
-    format!(
-        r#"[runtime]
-cores = {cores:?}
-{spin}
-[admin]
-listen = "{admin}"
-
-[log]
-sessions = "{sessions}"
-
-[[listener]]
+    let listener = format!(
+        r#"[[listener]]
 name = "devices"
 bind = ["{listen}"]
 protocol = "frame"
@@ -109,11 +104,31 @@ idle_timeout = "10m"
 {warm}backends = [
 {backends}]
 "#,
+        listen = setup.listen,
+        backends = backends.concat(),
+    );
+    process_config(setup, spin) + &listener
+}
+
+fn http_config(setup: &Setup) -> String {
+    process_config(setup, "") + &corelane_http::listener(setup)
+}
+
+fn process_config(setup: &Setup, spin: &str) -> String {
+    format!(
+        r#"[runtime]
+cores = {cores:?}
+{spin}
+[admin]
+listen = "{admin}"
+
+[log]
+sessions = "{sessions}"
+
+"#,
         cores = setup.cores,
         admin = setup.admin,
         sessions = setup.folder.join("sessions.jsonl").display(),
-        listen = setup.listen,
-        backends = backends.concat(),
     )
 }
 
@@ -125,10 +140,13 @@ mod tests {
 
     #[test]
     fn configurations_are_valid() {
-        for tweak in [Tweak::None, Tweak::Warm(8), Tweak::TwoShards] {
+        let frames = [Tweak::None, Tweak::Warm(8), Tweak::TwoShards];
+        let http = [Tweak::Table, Tweak::Lookup, Tweak::Websocket];
+        for tweak in frames.into_iter().chain(http) {
             let mut setup = setup(tweak);
             setup.cores = vec![0];
-            let text = config(&setup);
+            let text = forwarder(Path::new("/corelane"), &setup).config;
+            assert_eq!(text.contains("protocol = \"http\""), http.contains(&tweak));
             let surroundings = Environment::of_process().unwrap();
             let environment = Environment { cores: vec![0], ..surroundings };
             if let Err(faults) = ::corelane::config::parse(&text, "corelane.toml", &environment) {

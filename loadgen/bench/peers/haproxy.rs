@@ -1,12 +1,13 @@
-//! HAProxy: one thread, TCP mode, the backend chosen by a hash of the JSON key.
+//! HAProxy: one thread; TCP mode, the backend chosen by a hash of the JSON key, or HTTP mode and a
+//! map file.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::signal::Signal;
 
 use super::{Forwarder, Setup};
-use crate::run::plan::Tweak;
+use crate::run::plan::{TABLE_PLACES, Tweak};
 
 /// How to start it.
 pub fn forwarder(program: &Path, setup: &Setup) -> Forwarder {
@@ -15,8 +16,12 @@ pub fn forwarder(program: &Path, setup: &Setup) -> Forwarder {
         program: program.to_path_buf(),
         // -db: stays in the foreground.
         arguments: vec!["-db".into(), "-f".into(), file.display().to_string()],
-        config: config(setup),
+        config: match setup.tweak {
+            Tweak::Table => http_config(setup),
+            _ => config(setup),
+        },
         file,
+        more_files: vec![(map_file(setup), map())],
         death: Signal::SIGKILL,
         processes: 1,
     }
@@ -60,6 +65,47 @@ backend c2s
     );
     for (number, backend) in setup.backends.iter().enumerate() {
         let _ = writeln!(text, "    server c2s-{number} {backend}");
+    }
+    text
+}
+
+fn map_file(setup: &Setup) -> PathBuf {
+    setup.folder.join("places.map")
+}
+
+/// Values of the header, and the backend that each belongs to.
+fn map() -> String {
+    (0..TABLE_PLACES).map(|place| format!("{place:03} place-{place:03}\n")).collect()
+}
+
+fn http_config(setup: &Setup) -> String {
+    let core = setup.cores.first().copied().unwrap_or(0);
+    let mut text = format!(
+        r#"global
+    nbthread 1
+    cpu-map auto:1/1 {core}
+    maxconn {connections}
+
+defaults
+    mode http
+    maxconn {connections}
+    backlog 4096
+    timeout connect 1s
+    timeout client 1m
+    timeout server 1m
+    option forwardfor
+
+frontend web
+    bind {listen}
+    use_backend %[req.hdr(x-place),map({map})]
+"#,
+        connections = setup.connections_max,
+        listen = setup.listen,
+        map = map_file(setup).display(),
+    );
+    for place in 0..TABLE_PLACES {
+        let backend = setup.backend_of(place);
+        let _ = write!(text, "\nbackend place-{place:03}\n    server one {backend}\n");
     }
     text
 }

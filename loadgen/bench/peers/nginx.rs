@@ -6,6 +6,7 @@ use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use super::nginx_http::{self, Lua};
 use super::{Forwarder, Setup};
 use crate::run::plan::Tweak;
 
@@ -18,7 +19,7 @@ pub struct Nginx {
 }
 
 /// Where packages put modules.
-const MODULE_FOLDERS: [&str; 4] = [
+pub const MODULE_FOLDERS: [&str; 4] = [
     "/usr/lib/nginx/modules",
     "/usr/lib64/nginx/modules",
     "/usr/share/nginx/modules",
@@ -40,7 +41,7 @@ impl Nginx {
 }
 
 /// How to start it.
-pub fn forwarder(nginx: &Nginx, setup: &Setup) -> Forwarder {
+pub fn forwarder(nginx: &Nginx, lua: Option<&Lua>, setup: &Setup) -> Forwarder {
     let file = setup.folder.join("nginx.conf");
     let log = setup.folder.join("nginx-start.log");
     let arguments = [
@@ -52,10 +53,15 @@ pub fn forwarder(nginx: &Nginx, setup: &Setup) -> Forwarder {
     Forwarder {
         program: nginx.program.clone(),
         arguments: arguments.into_iter().flat_map(|(name, value)| [name.into(), value]).collect(),
-        config: config(nginx, setup),
+        config: match setup.tweak {
+            Tweak::Table | Tweak::Lookup | Tweak::Published => nginx_http::config(setup, lua),
+            _ => config(nginx, setup),
+        },
         file,
+        more_files: nginx_http::files(setup),
         death: Signal::SIGTERM,
-        processes: 2,
+        // The published file has no master.
+        processes: if setup.tweak == Tweak::Published { 1 } else { 2 },
     }
 }
 

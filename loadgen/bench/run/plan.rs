@@ -26,6 +26,20 @@ pub enum Scenario {
     BulkOtherCore,
     /// Bulk with everything on one core.
     BulkSameCore,
+    /// Requests to the backend that a table gives for a header; forwarder and load on different
+    /// cores.
+    RequestsTableOtherCore,
+    /// The same with everything on one core.
+    RequestsTableSameCore,
+    /// Requests to the address that DNS gives for a header, remembered for a minute; forwarder and
+    /// load on different cores.
+    RequestsLookupOtherCore,
+    /// The same with everything on one core.
+    RequestsLookupSameCore,
+    /// Messages of WebSocket beside messages of devices; forwarder and load on different cores.
+    WebsocketOtherCore,
+    /// The same with everything on one core.
+    WebsocketSameCore,
     /// Cost of a message beside few and many silent devices.
     GrowthIdle,
     /// Cost of a message with one and two shards.
@@ -58,6 +72,14 @@ pub enum Tweak {
     Warm(u32),
     /// HAProxy may splice(2).
     Splice,
+    /// HTTP: a header and a table of [`TABLE_PLACES`] values say where a request goes.
+    Table,
+    /// HTTP: a header and DNS say it, with [`LOOKUP_PLACES`] names, each remembered for a minute.
+    Lookup,
+    /// The same with nginx's configuration as it was published.
+    Published,
+    /// HTTP: every connection becomes one of WebSocket.
+    Websocket,
     /// nginx has buffers of 64 KiB, where its own are of 16.
     LargeBuffers,
     /// This many silent devices beside the load.
@@ -82,11 +104,12 @@ const NGINX: Arm = arm("nginx", Peer::Nginx, Tweak::None);
 const SPIN: Arm = arm("corelane-spin", Peer::Corelane, Tweak::Spin);
 const WARM: Arm = arm("corelane-warm", Peer::Corelane, Tweak::Warm(64));
 const NGINX_64K: Arm = arm("nginx-64k", Peer::Nginx, Tweak::LargeBuffers);
+const WEBSOCKET: Arm = arm("websocket", Peer::Corelane, Tweak::Websocket);
 const SPLICE: Arm = arm("haproxy-splice", Peer::Haproxy, Tweak::Splice);
 
 impl Scenario {
     /// All, in the order of the report.
-    pub const ALL: [Scenario; 12] = [
+    pub const ALL: [Scenario; 18] = [
         Scenario::MessagesOtherCore,
         Scenario::MessagesSameCore,
         Scenario::MessagesOpen,
@@ -95,6 +118,12 @@ impl Scenario {
         Scenario::Idle,
         Scenario::BulkOtherCore,
         Scenario::BulkSameCore,
+        Scenario::RequestsTableOtherCore,
+        Scenario::RequestsTableSameCore,
+        Scenario::RequestsLookupOtherCore,
+        Scenario::RequestsLookupSameCore,
+        Scenario::WebsocketOtherCore,
+        Scenario::WebsocketSameCore,
         Scenario::GrowthIdle,
         Scenario::GrowthShards,
         Scenario::GrowthBackends,
@@ -112,6 +141,12 @@ impl Scenario {
             Scenario::Idle => "idle",
             Scenario::BulkOtherCore => "bulk-other-core",
             Scenario::BulkSameCore => "bulk-same-core",
+            Scenario::RequestsTableOtherCore => "requests-table-other-core",
+            Scenario::RequestsTableSameCore => "requests-table-same-core",
+            Scenario::RequestsLookupOtherCore => "requests-lookup-other-core",
+            Scenario::RequestsLookupSameCore => "requests-lookup-same-core",
+            Scenario::WebsocketOtherCore => "websocket-other-core",
+            Scenario::WebsocketSameCore => "websocket-same-core",
             Scenario::GrowthIdle => "growth-idle",
             Scenario::GrowthShards => "growth-shards",
             Scenario::GrowthBackends => "growth-backends",
@@ -153,6 +188,28 @@ impl Scenario {
                 "4 connections echoing as fast as they can (bytes counted once); everything on \
                  one core"
             }
+            Scenario::RequestsTableOtherCore => {
+                "64 connections, GET, small answer, closed loop; a table of 8 values of a header \
+                 says which backend; forwarder on one core, clients and backends on another"
+            }
+            Scenario::RequestsTableSameCore => {
+                "64 connections, GET, small answer, closed loop; a table of 8 values of a header \
+                 says which backend; everything on one core"
+            }
+            Scenario::RequestsLookupOtherCore => {
+                "64 connections, POST of 32 bytes, small answer, closed loop; DNS says which \
+                 backend, by one of 64 names that a header makes, remembered for a minute; \
+                 forwarder on one core, clients and backends on another"
+            }
+            Scenario::RequestsLookupSameCore => {
+                "64 connections, POST of 32 bytes, small answer, closed loop; DNS says which \
+                 backend, by one of 64 names that a header makes, remembered for a minute; \
+                 everything on one core"
+            }
+            Scenario::WebsocketOtherCore | Scenario::WebsocketSameCore => {
+                "messages-other-core or messages-same-core again, and the same with messages of \
+                 WebSocket through an http listener"
+            }
             Scenario::GrowthIdle => {
                 "messages-other-core again, beside silent devices: few against many"
             }
@@ -182,6 +239,20 @@ impl Scenario {
             Scenario::BulkOtherCore | Scenario::BulkSameCore => {
                 vec![DIRECT, CORELANE, HAPROXY, SPLICE, NGINX, NGINX_64K]
             }
+            Scenario::RequestsTableOtherCore | Scenario::RequestsTableSameCore => vec![
+                DIRECT,
+                corelane("corelane", Tweak::Table),
+                arm("haproxy", Peer::Haproxy, Tweak::Table),
+                arm("nginx", Peer::Nginx, Tweak::Table),
+            ],
+            Scenario::RequestsLookupOtherCore | Scenario::RequestsLookupSameCore => vec![
+                corelane("corelane", Tweak::Lookup),
+                arm("nginx", Peer::Nginx, Tweak::Lookup),
+                arm("nginx-published", Peer::Nginx, Tweak::Published),
+            ],
+            Scenario::WebsocketOtherCore | Scenario::WebsocketSameCore => {
+                vec![CORELANE, WEBSOCKET]
+            }
             Scenario::GrowthIdle => vec![
                 corelane("100 idle", Tweak::Idle(100)),
                 corelane("9,000 idle", Tweak::Idle(DEVICES_IDLE)),
@@ -202,7 +273,25 @@ impl Scenario {
 
     /// Whether forwarder and load share a core.
     pub fn is_same_core(self) -> bool {
-        matches!(self, Scenario::MessagesSameCore | Scenario::BulkSameCore)
+        matches!(
+            self,
+            Scenario::MessagesSameCore
+                | Scenario::BulkSameCore
+                | Scenario::RequestsTableSameCore
+                | Scenario::RequestsLookupSameCore
+                | Scenario::WebsocketSameCore
+        )
+    }
+
+    /// The scenarios that a word stands for: one by its name, or all whose names begin with it.
+    pub fn named(word: &str) -> Vec<Scenario> {
+        let exactly = Scenario::ALL.into_iter().filter(|scenario| scenario.name() == word);
+        let exactly: Vec<Scenario> = exactly.collect();
+        if !exactly.is_empty() {
+            return exactly;
+        }
+        let group = format!("{word}-");
+        Scenario::ALL.into_iter().filter(|s| s.name().starts_with(&group)).collect()
     }
 }
 
@@ -221,6 +310,10 @@ impl Tweak {
 pub const DEVICES_IDLE: u32 = 9_000;
 /// Backends of a table that is swapped: enough for a swap to weigh something.
 pub const SWAP_BACKENDS: u32 = 3_000;
+/// Values of a header in a table, one for each backend.
+pub const TABLE_PLACES: u32 = 8;
+/// Values of a header that names in DNS are made of.
+pub const LOOKUP_PLACES: u32 = 64;
 /// Rate of `messages-open`, per second.
 pub const OPEN_RATE: u32 = 20_000;
 /// Devices of `messages-open`.
@@ -259,10 +352,21 @@ impl Pace {
         let mut arguments: Vec<String> = match scenario {
             Scenario::MessagesOtherCore
             | Scenario::MessagesSameCore
+            | Scenario::WebsocketOtherCore
+            | Scenario::WebsocketSameCore
             | Scenario::GrowthShards
             | Scenario::GrowthIdle
             | Scenario::GrowthBackends
             | Scenario::GrowthSwaps => words("messages --connections 64"),
+            Scenario::RequestsTableOtherCore | Scenario::RequestsTableSameCore => words(&format!(
+                "requests --connections 64 --header x-place --places {TABLE_PLACES}"
+            )),
+            Scenario::RequestsLookupOtherCore | Scenario::RequestsLookupSameCore => {
+                words(&format!(
+                    "requests --connections 64 --method post --header server \
+                     --places {LOOKUP_PLACES}"
+                ))
+            }
             Scenario::MessagesOpen => {
                 words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE} --spin"))
             }
@@ -271,8 +375,12 @@ impl Pace {
             Scenario::Idle => words(&format!("idle --count {}", self.idle(DEVICES_IDLE))),
             Scenario::BulkOtherCore | Scenario::BulkSameCore => words("bulk --connections 4"),
         };
-        if let Tweak::Idle(count) = tweak {
-            arguments.extend(words(&format!("--idle {}", self.idle(count))));
+        match tweak {
+            Tweak::Idle(count) => {
+                arguments.extend(words(&format!("--idle {}", self.idle(count))));
+            }
+            Tweak::Websocket => arguments.push("--upgrade".into()),
+            _ => {}
         }
         if scenario != Scenario::Idle {
             let (warmup, seconds) = (self.warmup(scenario), self.window(scenario));
@@ -357,6 +465,16 @@ mod tests {
     }
 
     #[test]
+    fn a_word_names_one_scenario_or_those_that_begin_with_it() {
+        let names =
+            |word| Scenario::named(word).into_iter().map(Scenario::name).collect::<Vec<_>>();
+        assert_eq!(names("connects"), ["connects"]);
+        assert_eq!(names("websocket"), ["websocket-other-core", "websocket-same-core"]);
+        assert_eq!(names("requests").len(), 4);
+        assert!(names("request").is_empty() && names("").is_empty());
+    }
+
+    #[test]
     fn every_arm_has_every_place_once() {
         let arms = [1, 2, 3, 4];
         let mut seen = BTreeSet::new();
@@ -387,6 +505,8 @@ mod tests {
         assert_eq!(idle, "idle --count 500");
         let open = pace.load_arguments(Scenario::MessagesOpen, Tweak::None).join(" ");
         assert!(open.ends_with("--rate 20000 --spin --warmup 0.5s --duration 3s"), "{open}");
+        let upgrade = pace.load_arguments(Scenario::WebsocketSameCore, Tweak::Websocket).join(" ");
+        assert_eq!(upgrade, "messages --connections 64 --upgrade --warmup 0.5s --duration 2s");
         assert_eq!(pace.connections(Scenario::Idle, Tweak::None), 864);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -15,7 +15,7 @@ use super::machine::{Ports, is_listening, time_wait_sockets};
 use super::measurement::{LoadLine, Measurement, Metric};
 use super::plan::{Arm, Pace, SWAP_BACKENDS, Scenario, Tweak};
 use super::rounds::Campaign;
-use crate::peers::{Forwarder, Setup};
+use crate::peers::{Forwarder, NameServer, Setup};
 
 /// Where a turn stands.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +35,7 @@ pub struct Turn {
     place: Place,
     setup: Setup,
     forwarder: Option<Forwarder>,
+    name_server: Option<NameServer>,
     pace: Pace,
     load_cores: Vec<usize>,
     /// What the load listens on: the backends, or one wildcard for all of them.
@@ -96,16 +97,19 @@ impl Turn {
             folder: campaign.scratch.to_path_buf(),
             listen: local(ports.take()?),
             admin: local(ports.take()?),
+            name_server: local(ports.take()?),
             backends,
             cores: forwarder_cores,
             connections_max: campaign.pace.connections(place.scenario, place.arm.tweak),
             tweak: place.arm.tweak,
         };
         let forwarder = campaign.programs.forwarder(place.arm.peer, &setup)?;
+        let name_server = campaign.programs.name_server(&setup);
         Ok(Turn {
             place,
             setup,
             forwarder,
+            name_server,
             pace: campaign.pace,
             load_cores: vec![load_core],
             echo,
@@ -118,6 +122,7 @@ impl Turn {
         if self.place.scenario == Scenario::Idle {
             return self.take_memory();
         }
+        let _name_server = self.start_name_server()?;
         let running = self.start_forwarder(None)?;
         let mut load = self.start_load(running.as_ref())?;
         let scenario = self.place.scenario;
@@ -195,8 +200,10 @@ impl Turn {
 
     fn start_forwarder(&self, group: Option<&MemoryGroup>) -> anyhow::Result<Option<Running>> {
         let Some(forwarder) = &self.forwarder else { return Ok(None) };
-        std::fs::write(&forwarder.file, &forwarder.config)
-            .with_context(|| forwarder.file.display().to_string())?;
+        save(&forwarder.file, &forwarder.config)?;
+        for (file, text) in &forwarder.more_files {
+            save(file, text)?;
+        }
         let start = Start {
             program: &forwarder.program,
             arguments: &forwarder.arguments,
@@ -211,6 +218,23 @@ impl Turn {
             Ok(is_listening(port)? && family(id).len() >= forwarder.processes)
         })?;
         settle(START_SETTLE)?;
+        Ok(Some(running))
+    }
+
+    fn start_name_server(&self) -> anyhow::Result<Option<Running>> {
+        let Some(name_server) = &self.name_server else { return Ok(None) };
+        save(&name_server.file, &name_server.config)?;
+        let start = Start {
+            program: &name_server.program,
+            arguments: &name_server.arguments,
+            cores: &self.load_cores,
+            cgroup: None,
+            death: Signal::SIGKILL,
+            log: Some(self.setup.folder.join("name-server.log")),
+        };
+        let mut running = start.spawn()?;
+        let port = self.setup.name_server.port();
+        running.wait_until("answering", Instant::now() + DEADLINE, || is_listening(port))?;
         Ok(Some(running))
     }
 
@@ -244,6 +268,10 @@ impl Turn {
         };
         start.spawn()
     }
+}
+
+fn save(file: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(file, text).with_context(|| file.display().to_string())
 }
 
 /// So many addresses from `first` on, the ones that end in 0 and 255 left out.
