@@ -80,6 +80,7 @@ fn words() {
     for (path, text) in sources(&["src", "loadgen/src", "loadgen/bench", "benches"]) {
         // Writes nginx's configuration, in nginx's words.
         if path.ends_with("loadgen/bench/peers/nginx.rs")
+            || path.ends_with("loadgen/bench/peers/nginx_http.rs")
             // Knows nginx's variables by their names.
             || path.ends_with("src/http/access/variable.rs")
         {

@@ -4,7 +4,8 @@
 //! forwarder between the two. Devices and backends do not share a process because they never do:
 //! one that played both would take a whole batch of messages from one side to the other at once,
 //! and hide what it costs to be woken for few. Every kind begins a connection with the login frame
-//! of the fleet and waits for its echo, or speaks HTTP. At the end one JSON object goes to standard output.
+//! of the fleet and waits for its echo, or speaks HTTP. At the end one JSON object goes to standard
+//! output.
 
 mod args;
 mod backends;

@@ -55,8 +55,8 @@ enum KindArgs {
         #[command(flatten)]
         common: Common,
     },
-    /// Requests of HTTP over connections that stay, closed loop. Each names one of several places in
-    /// a header; place N belongs to the backend N modulo their number, which is checked.
+    /// Requests of HTTP over connections that stay, closed loop. Each names one of several places
+    /// in a header; place N belongs to the backend N modulo their number, which is checked.
     Requests {
         /// Connections, each with one request at a time.
         #[arg(long, default_value_t = 64)]

@@ -1,6 +1,6 @@
-//! nginx for HTTP: one worker, the backend chosen by a `map` of a header, or by Lua that asks DNS as
-//! in a configuration that was published, with connections to backends kept; and that configuration
-//! as it was published.
+//! nginx for HTTP: one worker, the backend chosen by a `map` of a header, or by Lua that asks DNS
+//! as in a configuration that was published, with connections to backends kept; and that
+//! configuration as it was published.
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
