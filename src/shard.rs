@@ -14,6 +14,7 @@ pub mod interrupt;
 mod loads;
 pub mod lookups;
 pub mod mailbox;
+pub mod outbox;
 pub mod ring;
 mod sessions;
 mod spin;
@@ -42,6 +43,7 @@ use self::interrupt::Interrupt;
 pub use self::loads::Loads;
 use self::lookups::Lookups;
 use self::mailbox::{Handover, Message, ShardHandle};
+use self::outbox::Outbox;
 use self::wheel::{Entry, TICK, Tick, Wheel, ticks};
 use crate::backend::kept::KeptTable;
 use crate::backend::spare::Spares;
@@ -92,7 +94,8 @@ pub struct Shard {
     access: AccessLogSender,
     reserve: Reserve,
     poller: Poller,
-    exchange: Exchange,
+    exchange: Rc<Exchange>,
+    outbox: Rc<Outbox>,
     closing_relays: RefCell<Vec<(Relay, End)>>,
     closings: RefCell<Closings>,
     pipes: Pipes,
@@ -141,6 +144,7 @@ pub async fn run(setup: Setup, exchange: Exchange) -> io::Result<()> {
     }
     monoio::spawn(watch::run_poller(shard.clone()));
     monoio::spawn(watch::run_exchange(shard.clone()));
+    monoio::spawn(watch::run_outbox(shard.clone()));
     while let Ok(ready) = shard.finished.or(mail.readable()).await {
         ready?;
         mail.take_count();
@@ -167,6 +171,7 @@ async fn run_timer(shard: Rc<Shard>, timer: Timer) {
 
 impl Shard {
     fn new(setup: Setup, exchange: Exchange) -> io::Result<(Rc<Shard>, Vec<Bound>)> {
+        let exchange = Rc::new(exchange);
         let Setup { index, config, metrics, loads, mailboxes, listeners, log, access } = setup;
         let Listeners { table, opened, .. } = listeners;
         metrics.shards.of(index).table_version.set(table.version);
@@ -189,6 +194,7 @@ impl Shard {
             access,
             reserve: Reserve::new()?,
             poller: Poller::new()?,
+            outbox: Rc::new(Outbox::new(exchange.clone())),
             exchange,
             closing_relays: RefCell::default(),
             closings: RefCell::default(),
@@ -469,11 +475,6 @@ impl Shard {
     /// Tells what happens to sockets.
     pub fn poller(&self) -> &Poller {
         &self.poller
-    }
-
-    /// Receives from busy sockets, and sends what they gave.
-    pub fn exchange(&self) -> &Exchange {
-        &self.exchange
     }
 
     /// Sockets to be used again.

@@ -5,11 +5,16 @@
 //! came already, of which the epoll set says nothing, so a wait before `WouldBlock` may last for
 //! ever.
 
+mod gathered;
+
 use std::io;
 use std::net::Shutdown;
+use std::rc::Rc;
 
 use socket2::SockRef;
 
+pub use self::gathered::Gathered;
+use crate::shard::outbox::Outbox;
 use crate::sys::{Interest, Socket};
 use crate::tls;
 
@@ -18,6 +23,8 @@ use crate::tls;
 pub enum Stream {
     /// The bytes as they are.
     Plain(Socket),
+    /// The same, small sends together with those of others.
+    Gathered(Rc<Gathered>),
     /// Inside TLS, whose handshake is over.
     Tls(Box<tls::Session>),
 }
@@ -32,6 +39,7 @@ impl Stream {
     pub fn receive_more(&mut self, buf: &mut Vec<u8>) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.receive_more(buf),
+            Stream::Gathered(gathered) => gathered.socket().receive_more(buf),
             Stream::Tls(session) => session.receive_more(buf),
         }
     }
@@ -44,6 +52,7 @@ impl Stream {
     pub fn send(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Stream::Plain(socket) => socket.send(bytes),
+            Stream::Gathered(gathered) => gathered.send(bytes),
             Stream::Tls(session) => session.send(bytes),
         }
     }
@@ -55,6 +64,7 @@ impl Stream {
     pub fn flush(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(_) => Ok(()),
+            Stream::Gathered(gathered) => gathered.flush(),
             Stream::Tls(session) => session.flush(),
         }
     }
@@ -64,6 +74,9 @@ impl Stream {
     pub fn wants(&self) -> Interest {
         match self {
             Stream::Plain(_) => Interest::default(),
+            Stream::Gathered(gathered) => {
+                Interest { room: gathered.left_len() > 0, ..Interest::default() }
+            }
             Stream::Tls(session) => session.wants(),
         }
     }
@@ -76,6 +89,10 @@ impl Stream {
     pub fn shutdown(&mut self) -> io::Result<()> {
         match self {
             Stream::Plain(socket) => SockRef::from(&*socket).shutdown(Shutdown::Write),
+            Stream::Gathered(gathered) => {
+                gathered.flush()?;
+                SockRef::from(gathered.socket()).shutdown(Shutdown::Write)
+            }
             Stream::Tls(session) => session.shutdown(),
         }
     }
@@ -84,7 +101,7 @@ impl Stream {
     /// socket. They are not much.
     pub fn is_holding(&self) -> bool {
         match self {
-            Stream::Plain(_) => false,
+            Stream::Plain(_) | Stream::Gathered(_) => false,
             Stream::Tls(session) => session.is_holding(),
         }
     }
@@ -93,17 +110,44 @@ impl Stream {
     pub fn socket(&self) -> &Socket {
         match self {
             Stream::Plain(socket) => socket,
+            Stream::Gathered(gathered) => gathered.socket(),
             Stream::Tls(session) => session.socket(),
+        }
+    }
+
+    /// Has small sends of a plain stream made together with those of others from now on. What a
+    /// socket does not take of them then stays here as TLS's records do, and the session that
+    /// `token` names is told.
+    pub fn gather(self, outbox: &Rc<Outbox>, token: u64) -> Stream {
+        match self {
+            Stream::Plain(socket) => Stream::Gathered(Gathered::new(socket, outbox.clone(), token)),
+            other => other,
+        }
+    }
+
+    /// Another session has the stream from now on.
+    pub fn set_token(&self, token: u64) {
+        if let Stream::Gathered(gathered) = self {
+            gathered.set_token(token);
+        }
+    }
+
+    /// Bytes without TLS that [`Stream::send`] took and the socket is known not to have.
+    pub fn left_len(&self) -> usize {
+        match self {
+            Stream::Gathered(gathered) => gathered.left_len(),
+            Stream::Plain(_) | Stream::Tls(_) => 0,
         }
     }
 
     /// The socket of a stream without TLS.
     ///
     /// # Errors
-    /// The stream itself if it has TLS, whose bytes nobody else can read.
+    /// The stream itself if it has TLS, whose bytes nobody else can read, or something to send.
     pub fn into_plain(self) -> Result<Socket, Stream> {
         match self {
             Stream::Plain(socket) => Ok(socket),
+            Stream::Gathered(gathered) => gathered.into_socket().map_err(Stream::Gathered),
             tls @ Stream::Tls(_) => Err(tls),
         }
     }
@@ -111,7 +155,7 @@ impl Stream {
     /// The TLS session, if there is one: its name, version and protocol.
     pub fn tls(&self) -> Option<&tls::Session> {
         match self {
-            Stream::Plain(_) => None,
+            Stream::Plain(_) | Stream::Gathered(_) => None,
             Stream::Tls(session) => Some(session),
         }
     }

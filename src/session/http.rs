@@ -22,8 +22,8 @@ use super::{Begun, Session, Stage};
 use crate::config::{HttpListener, Protocol};
 use crate::end::{End, Side};
 use crate::relay::Failure;
-use crate::shard::Shard;
 use crate::shard::wheel::{Tick, ticks};
+use crate::shard::{Shard, token};
 use crate::stream::Stream;
 use crate::sys;
 use crate::table::Listener;
@@ -77,7 +77,7 @@ pub async fn serve(
     let mut connection = Connection {
         shard,
         session,
-        client,
+        client: client.gather(shard.outbox(), token(session, Side::Client)),
         input,
         readable: true,
         requests: 0,
@@ -142,8 +142,12 @@ impl Connection<'_> {
             }
             // A request that has come is served, whatever was to end the wait.
             if let Some(end) = over {
-                // A client inside TLS hears that this is the end.
-                let _unheard = self.client.shutdown();
+                // A client inside TLS hears that this is the end; and the last answer is heard.
+                if let Err(error) = self.client.shutdown()
+                    && error.kind() == io::ErrorKind::WouldBlock
+                {
+                    self.linger().await;
+                }
                 return Err(end);
             }
             if let Err(end) = self.wait(until, End::HttpIdle).await {
@@ -260,9 +264,11 @@ impl Connection<'_> {
     /// Hands the connection over to a relay.
     fn relay(self, upgraded: Upgraded) -> Begun {
         let Upgraded { link, backend, idle_timeout, ejecting } = upgraded;
+        // What they hold is sent by a relay that knows of such.
+        let plain = |stream: Stream| stream.into_plain().map_or_else(|held| held, Stream::Plain);
         Begun {
-            client: self.client,
-            backend: link,
+            client: plain(self.client),
+            backend: plain(link),
             identity: backend,
             idle_timeout,
             ejecting,

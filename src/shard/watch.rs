@@ -10,7 +10,7 @@ use crate::backend::spare::Make;
 use crate::end::{End, Side};
 use crate::relay::{Relaying, SecureTurn, Turn};
 use crate::session::{Asked, Direction, Session, Signal};
-use crate::sys::{Answer, Interest, Listen, Received, Report, Socket};
+use crate::sys::{Answer, Exchange, Interest, Listen, Received, Report, Socket};
 
 /// A session that moved more than this has sockets whose buffers may have grown.
 const REUSE_BYTES_MAX: u64 = 64 * 1024;
@@ -35,14 +35,24 @@ pub async fn run_exchange(shard: Rc<Shard>) {
     loop {
         alive(shard.exchange.ready().await, &shard, "exchange");
         shard.activity.note();
-        for _ in 0..BATCHES_MAX {
-            let taken = shard.exchange.turn(&mut &*shard);
-            // Sends that named their sockets are done.
-            shard.close_relays();
-            match taken {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => alive(Err(error), &shard, "exchange"),
+        shard.take_exchange();
+    }
+}
+
+/// Makes gathered sends when everybody else has had a turn.
+pub async fn run_outbox(shard: Rc<Shard>) {
+    loop {
+        shard.outbox.pending().await;
+        shard.outbox.flush();
+        for token in shard.outbox.take_missed() {
+            let report = Report { input: false, room: true, ending: false, hangup: false };
+            shard.reported(token, report);
+        }
+        // What was taken off the ring meanwhile is not reported to `run_exchange`.
+        while shard.exchange.is_holding() {
+            shard.take_exchange();
+            if shard.exchange.is_holding() {
+                alive(shard.exchange.ready().await, &shard, "exchange");
             }
         }
     }
@@ -92,6 +102,24 @@ fn parts(token: u64) -> (u32, u32, Side) {
 }
 
 impl Shard {
+    /// Receives from busy sockets, and sends what they gave.
+    pub fn exchange(&self) -> &Exchange {
+        &self.exchange
+    }
+
+    fn take_exchange(&self) {
+        for _ in 0..BATCHES_MAX {
+            let taken = self.exchange.turn(&mut &*self);
+            // Sends that named their sockets are done.
+            self.close_relays();
+            match taken {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) => alive(Err(error), self, "exchange"),
+            }
+        }
+    }
+
     fn reported(&self, token: u64, report: Report) {
         let (slot, serial, side) = parts(token);
         let Some(session) = self.session(slot, serial) else { return };

@@ -34,6 +34,8 @@ const COMPLETIONS: u32 = 8192;
 const GROUP: u16 = 0;
 /// Marks the completion of a send; the rest is its index.
 const SENT: u64 = 1 << 63;
+/// And that of one of [`Exchange::send_all`].
+const GATHERED: u64 = 1 << 62;
 /// Token of cancellations, which nobody waits for.
 const CANCELLED: u64 = u64::MAX;
 
@@ -82,6 +84,9 @@ pub struct Exchange {
     buffers: Buffers,
     completed: RefCell<VecDeque<cqueue::Entry>>,
     sending: RefCell<Vec<Sending>>,
+    /// Of the sends of one [`Exchange::send_all`]: which were not taken whole, and what the kernel
+    /// says of them.
+    missed: RefCell<Vec<(usize, i32)>>,
 }
 
 /// A send that is queued or done.
@@ -124,6 +129,7 @@ impl Exchange {
             buffers,
             completed: RefCell::default(),
             sending: RefCell::default(),
+            missed: RefCell::default(),
         })
     }
 
@@ -235,22 +241,48 @@ impl Exchange {
         }
     }
 
+    /// Whether something was taken off the ring that nobody was told yet: [`Exchange::turn`].
+    pub fn is_holding(&self) -> bool {
+        !self.completed.borrow().is_empty()
+    }
+
+    /// Makes many sends with one system call, none of which waits. `missed` is told, by its place,
+    /// of each that was not taken whole, and how many bytes were. Takes completions off the ring:
+    /// see [`Exchange::is_holding`].
+    ///
+    /// # Errors
+    /// What io_uring_enter(2) says; what was sent is unknown then.
+    pub fn send_all<'s>(
+        &self,
+        sends: impl Iterator<Item = (BorrowedFd<'s>, &'s [u8])>,
+        mut missed: impl FnMut(usize, io::Result<usize>),
+    ) -> io::Result<()> {
+        for (index, (socket, bytes)) in sends.enumerate() {
+            let len = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+            let send = send_operation(socket.as_raw_fd(), bytes.as_ptr(), len);
+            // SAFETY: the bytes outlive this call, and a send that does not wait is over when it
+            // has been submitted, which is below, or by `push` when the queue is full.
+            unsafe { self.push(&send.user_data(SENT | GATHERED | index as u64))? };
+        }
+        self.submit()?;
+        self.reap();
+        for (index, result) in self.missed.borrow_mut().drain(..) {
+            missed(index, sent(result));
+        }
+        Ok(())
+    }
+
     /// Whether nothing else is queued or to be told.
     fn is_last(&self) -> bool {
         self.sending.borrow().is_empty() && self.completed.borrow().is_empty()
     }
 
-    /// Queues a send that is done when it has been submitted: MSG_DONTWAIT keeps the kernel from
-    /// arming a poll for it, MSG_WAITALL makes it fail when a part is left, and only failures are
-    /// completed.
+    /// Queues a send from a buffer.
     fn queue(&self, socket: RawFd, sending: Sending) -> io::Result<()> {
         let mut all = self.sending.borrow_mut();
-        let send =
-            opcode::Send::new(Fd(socket), self.buffers.at(sending.buffer), sending.len.into())
-                .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-                .build()
-                .flags(squeue::Flags::SKIP_SUCCESS)
-                .user_data(SENT | all.len() as u64);
+        let bytes = self.buffers.at(sending.buffer);
+        let send = send_operation(socket, bytes, sending.len.into());
+        let send = send.user_data(SENT | all.len() as u64);
         all.push(sending);
         // SAFETY: the buffer is given back only after the send is done.
         unsafe { self.push(&send) }
@@ -266,12 +298,11 @@ impl Exchange {
         let mut sending = self.sending.take();
         for Sending { token, buffer, len, result } in sending.drain(..) {
             let bytes = self.buffers.bytes(buffer, len.into());
-            let sent = match result {
+            let outcome = match result {
                 None => Ok(bytes.len()),
-                Some(n @ 0..) => Ok(n.unsigned_abs() as usize),
-                Some(error) => Err(io::Error::from_raw_os_error(-error)),
+                Some(result) => sent(result),
             };
-            listener.sent(token, bytes, sent);
+            listener.sent(token, bytes, outcome);
             self.buffers.give(buffer);
         }
         if self.sending.borrow().is_empty() {
@@ -287,6 +318,10 @@ impl Exchange {
         for entry in ring.completion() {
             match entry.user_data() {
                 CANCELLED => {}
+                tagged if tagged & (SENT | GATHERED) == SENT | GATHERED => {
+                    let index = (tagged & !(SENT | GATHERED)) as usize;
+                    self.missed.borrow_mut().push((index, entry.result()));
+                }
                 tagged if tagged & SENT != 0 => {
                     let mut sending = self.sending.borrow_mut();
                     if let Some(sending) = sending.get_mut((tagged & !SENT) as usize) {
@@ -296,6 +331,23 @@ impl Exchange {
                 _ => completed.push_back(entry),
             }
         }
+    }
+}
+
+/// A send that is done when it has been submitted: MSG_DONTWAIT keeps the kernel from arming a poll
+/// for it, MSG_WAITALL makes it fail when a part is left, and only failures are completed.
+fn send_operation(socket: RawFd, bytes: *const u8, len: u32) -> squeue::Entry {
+    opcode::Send::new(Fd(socket), bytes, len)
+        .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+        .build()
+        .flags(squeue::Flags::SKIP_SUCCESS)
+}
+
+/// What a completion says of a send.
+fn sent(result: i32) -> io::Result<usize> {
+    match result {
+        taken @ 0.. => Ok(taken.unsigned_abs() as usize),
+        error => Err(io::Error::from_raw_os_error(-error)),
     }
 }
 

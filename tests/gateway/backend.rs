@@ -99,6 +99,8 @@ pub fn refusing_address() -> SocketAddr {
 pub fn deaf(address: SocketAddr) -> (SocketAddr, Vec<socket2::Socket>) {
     let new = || socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let listener = new();
+    // The port may be one that `reserve` keeps for this process.
+    listener.set_reuse_address(true).unwrap();
     listener.bind(&address.into()).unwrap();
     listener.listen(0).unwrap();
     let address = listener.local_addr().unwrap();

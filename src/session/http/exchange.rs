@@ -268,7 +268,7 @@ pub(super) async fn attempts(
                 Err(Fault::Backend(end)) => end,
                 Err(fault) => return Err(fault.into()),
             };
-            let safe = transfer.is_unsent()
+            let safe = transfer.is_unsent(&link)
                 || (asking.request.is_idempotent() && transfer.is_repeatable());
             if !safe || !transfer.is_unanswered() {
                 return Err(Fault::Backend(end).into());

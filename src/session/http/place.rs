@@ -258,7 +258,7 @@ impl Connection<'_> {
             if pool.settings.proxy_out {
                 header = proxy::build(proxied_addresses(session, self.client.socket()));
             }
-            Stream::Plain(socket)
+            Stream::Plain(socket).gather(shard.outbox(), token(session, Side::Backend))
         };
         // A TLS session may hold what came with its handshake.
         let readable = stream.tls().is_some();
@@ -280,6 +280,7 @@ fn kept_link(
     let signal = Signal { polled, asked, ..Signal::default() };
     session.signal(Side::Backend).set(signal);
     let readable = kept.stream.tls().is_some();
+    kept.stream.set_token(own);
     let Kept { stream, name, requests, .. } = kept;
     Some(Link { stream, name, requests, header: Vec::new(), readable })
 }

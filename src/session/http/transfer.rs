@@ -51,6 +51,13 @@ struct Response {
     upgraded: bool,
 }
 
+impl Response {
+    /// Whether nothing of it is to come.
+    fn is_over(&self) -> bool {
+        self.upgraded || self.body.is_complete()
+    }
+}
+
 /// What was counted and timed.
 #[derive(Debug, Default, Clone)]
 pub(super) struct Tally {
@@ -197,8 +204,8 @@ impl<'t> Transfer<'t> {
     }
 
     /// Whether not one byte was sent to the backend.
-    pub(super) fn is_unsent(&self) -> bool {
-        self.intact && self.up_sent == 0
+    pub(super) fn is_unsent(&self, link: &Link) -> bool {
+        self.intact && self.up_sent <= link.stream.left_len()
     }
 
     /// Whether the backend has said nothing.
@@ -263,8 +270,13 @@ impl<'t> Transfer<'t> {
         }
     }
 
-    fn done(&self, connection: &Connection<'_>, link: &Link) -> Option<Done> {
+    fn done(&self, connection: &mut Connection<'_>, link: &Link) -> Option<Done> {
         let response = self.response.as_ref()?;
+        let last = response.upgraded || response.closes;
+        if last && response.is_over() {
+            // Nothing is sent behind it that would find out. A failure is met again below.
+            let _later = connection.client.flush();
+        }
         if !self.down.is_empty() || connection.client.wants().room {
             return None;
         }

@@ -27,8 +27,10 @@ impl Transfer<'_> {
         cells: &BackendCells,
     ) -> Result<bool, Fault> {
         let mut moved = self.flush(connection)?;
-        let over = |response: &Response| response.upgraded || response.body.is_complete();
-        while self.down.is_empty() && link.readable && !self.response.as_ref().is_some_and(over) {
+        while self.down.is_empty()
+            && link.readable
+            && !self.response.as_ref().is_some_and(Response::is_over)
+        {
             if !self.receive_response(connection, link, cells)? {
                 break;
             }
