@@ -184,7 +184,12 @@ impl Scan {
         kind: Kind,
     ) -> Result<Option<Lines>, Refusal> {
         let looked_at = bytes.get(..limits.head_len_max).unwrap_or(bytes);
-        while let Some(&byte) = looked_at.get(self.position) {
+        loop {
+            let rest = looked_at.get(self.position..).unwrap_or_default();
+            if self.position != self.line_start {
+                self.position += rest.iter().take_while(|byte| is_text(**byte)).count();
+            }
+            let Some(&byte) = looked_at.get(self.position) else { break };
             match byte {
                 b'\r' => match looked_at.get(self.position + 1) {
                     None => break,
@@ -238,6 +243,11 @@ impl Scan {
         }
         Ok(None)
     }
+}
+
+/// Whether a byte may stand in a line: neither a control nor DEL, but a tab.
+fn is_text(byte: u8) -> bool {
+    matches!(byte, b'\t' | b' '..=b'~' | 0x80..)
 }
 
 /// Longest method, bytes; the longest registered one has 17.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::client::Request;
 use super::fields::{Fields, is_alike};
 use super::response::{ResponseHead, Role};
-use super::template::{Template, Values};
+use super::template::{Expression, Template, Values};
 use super::value::{self, Purpose};
 use super::{Framing, Version, is_token_byte, list_members, request};
 
@@ -75,6 +75,15 @@ pub struct Forwarding {
     pub headers: Vec<(String, Template)>,
     /// The name to add to Via; `None` adds nothing.
     pub via: Option<String>,
+}
+
+impl Forwarding {
+    /// Whether anything that a backend gets may have the request's id in it.
+    pub fn tells_request_id(&self) -> bool {
+        let templates = self.headers.iter().map(|(_, template)| template).chain([&self.host]);
+        let mut expressions = templates.flat_map(Template::expressions);
+        self.request_id != Mode::Off || expressions.any(|one| *one == Expression::RequestId)
+    }
 }
 
 /// What a request becomes besides what it is.

@@ -132,8 +132,12 @@ fn client_of(
     client
 }
 
-/// What X-Request-ID is to say: ours, or what a trusted client said where that stays.
+/// What X-Request-ID is to say: ours, or what a trusted client said where that stays. Empty if
+/// nobody is to be told.
 fn request_id(http: &HttpListener, request: &Request<'_>) -> String {
+    if http.access_log.is_none() && !http.forwarding.tells_request_id() {
+        return String::new();
+    }
     let theirs = match http.forwarding.request_id {
         Mode::Append | Mode::Leave if request.client.trusted => {
             request.values("x-request-id").next()

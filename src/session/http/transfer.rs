@@ -112,7 +112,8 @@ pub(super) struct Transfer<'t> {
     down_writable: bool,
     up_moved: Tick,
     down_moved: Tick,
-    began: Instant,
+    /// When the backend was asked, if the access log may want to know.
+    began: Option<Instant>,
     pub tally: Tally,
 }
 
@@ -149,7 +150,7 @@ impl<'t> Transfer<'t> {
             down_writable: true,
             up_moved: now,
             down_moved: now,
-            began: Instant::now(),
+            began: None,
             tally: Tally::default(),
         }
     }
@@ -176,7 +177,8 @@ impl<'t> Transfer<'t> {
         self.answer.clear();
         self.scan = Scan::default();
         let now = self.shard.now();
-        (self.up_moved, self.down_moved, self.began) = (now, now, Instant::now());
+        (self.up_moved, self.down_moved) = (now, now);
+        self.began = self.http.access_log.is_some().then(Instant::now);
         let room = self.up.capacity() - self.up.len();
         if body.is_empty() && !self.body.is_complete() && connection.input.len() <= room {
             let from = self.up.len();
@@ -247,7 +249,7 @@ impl<'t> Transfer<'t> {
             let up = self.push(connection, link, cells)?;
             let down = self.pull(connection, link, cells)?;
             if let Some(done) = self.done(connection, link) {
-                self.tally.done_after = Some(self.began.elapsed());
+                self.tally.done_after = self.began.map(|began| began.elapsed());
                 return Ok(done);
             }
             if up || down {

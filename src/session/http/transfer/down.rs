@@ -165,7 +165,7 @@ impl Transfer<'_> {
         let keep = self.keeps && self.body.is_complete() && !connection.closes_when_idle();
         let passing = self.write_head(head, keep);
         self.tally.status = Some(head.status);
-        self.tally.head_after = Some(self.began.elapsed());
+        self.tally.head_after = self.began.map(|began| began.elapsed());
         let from = self.down.len();
         self.down.extend_from_slice(self.answer.get(head.len..).unwrap_or_default());
         self.shard.buffers().give(std::mem::take(&mut self.answer));
