@@ -16,7 +16,7 @@ use super::{Framing, Version, is_token_byte, list_members, request};
 
 /// Fields between two neighbours (RFC 9110, 7.6.1), whether Connection names them or not, and those
 /// that are written anew.
-const NOT_PASSED_ON: &[&str] = &[
+const NOT_PASSED_ON: Names = Names::new(&[
     "connection",
     "content-length",
     "http2-settings",
@@ -29,7 +29,32 @@ const NOT_PASSED_ON: &[&str] = &[
     "trailer",
     "transfer-encoding",
     "upgrade",
-];
+]);
+
+/// Names of fields that are looked for in every head.
+struct Names {
+    names: &'static [&'static str],
+    /// Their lengths, a bit for each: most fields have none of them.
+    lengths: u32,
+}
+
+impl Names {
+    const fn new(names: &'static [&'static str]) -> Names {
+        let (mut lengths, mut index) = (0, 0);
+        while index < names.len() {
+            lengths |= 1 << names[index].len();
+            index += 1;
+        }
+        Names { names, lengths }
+    }
+
+    /// Whether this is, or may be taken for, one of them.
+    fn have(&self, name: &[u8]) -> bool {
+        let some = u32::try_from(name.len()).ok().and_then(|len| self.lengths.checked_shr(len));
+        some.is_some_and(|bits| bits & 1 == 1)
+            && self.names.iter().any(|other| is_alike(name, other))
+    }
+}
 
 /// What is done about a field that tells a backend about the client.
 ///
@@ -125,7 +150,7 @@ pub fn request_head(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8
     let own = |name: &[u8]| {
         is_alike(name, "host")
             || (is_alike(name, "expect") && !head.expects_continue)
-            || FORWARDED.iter().any(|forwarded| is_alike(name, forwarded))
+            || FORWARDED.have(name)
             || forwarding.headers.iter().any(|(own, _)| is_alike(name, own))
     };
     for (name, value) in passed_on(&head.fields, bytes).filter(|(name, _)| !own(name)) {
@@ -172,8 +197,7 @@ fn passed_on<'b>(
 ) -> impl Iterator<Item = (&'b [u8], &'b [u8])> {
     let named: Vec<&[u8]> = fields.all(bytes, "connection").flat_map(list_members).collect();
     fields.iter(bytes).filter(move |(name, _)| {
-        !NOT_PASSED_ON.iter().any(|other| is_alike(name, other))
-            && !named.iter().any(|other| name.eq_ignore_ascii_case(other))
+        !NOT_PASSED_ON.have(name) && !named.iter().any(|other| name.eq_ignore_ascii_case(other))
     })
 }
 
@@ -191,6 +215,12 @@ fn frame(framing: Framing, out: &mut Vec<u8>) {
 
 fn host(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
     let template = &onward.forwarding.host;
+    if let (true, Some(authority)) =
+        (template.is_only(&Expression::Authority), request.head.authority)
+    {
+        // As it was when the head was read.
+        return raw_field(out, b"Host", authority.of(request.bytes));
+    }
     let filled = template.fill(Some(request), &onward.values, Purpose::FieldValue);
     if let Some(text) = filled.ok().filter(|text| request::is_authority(text)) {
         return raw_field(out, b"Host", &text);
@@ -204,14 +234,14 @@ fn host(request: &Request<'_>, onward: &Onward<'_>, out: &mut Vec<u8>) {
 }
 
 /// Fields that are ours to write, and never those of a client that is not trusted.
-const FORWARDED: &[&str] = &[
+const FORWARDED: Names = Names::new(&[
     "x-forwarded-for",
     "x-forwarded-proto",
     "x-forwarded-host",
     "x-real-ip",
     "forwarded",
     "x-request-id",
-];
+]);
 
 /// What we could say under one of these names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -324,6 +324,11 @@ impl Template {
         })
     }
 
+    /// Whether it is this expression and nothing else.
+    pub fn is_only(&self, expression: &Expression) -> bool {
+        matches!(self.parts.as_slice(), [Part::Value(only)] if only == expression)
+    }
+
     /// The text between the expressions, in its order.
     pub fn literals(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {

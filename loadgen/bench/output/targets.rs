@@ -244,9 +244,15 @@ fn judged(
 
 /// Against each peer as it is set up for everything.
 fn compare(results: Results<'_>, comparison: &Against) -> Check {
-    // The memory target names its peer.
+    // The targets of memory and of requests name their peers.
     let (peers, whose) = match comparison.scenario {
         Scenario::Idle => (&PEERS[..1], "HAProxy's"),
+        Scenario::RequestsTableOtherCore | Scenario::RequestsTableSameCore => {
+            (&PEERS[..1], "HAProxy's by a map file")
+        }
+        Scenario::RequestsLookupOtherCore | Scenario::RequestsLookupSameCore => {
+            (&PEERS[1..], "nginx's by Lua")
+        }
         _ => (&PEERS[..], "the better peer's"),
     };
     compare_with(results, comparison, (peers, whose))
@@ -262,6 +268,9 @@ fn compare_with_tuned(results: Results<'_>, comparison: &Against) -> Option<Chec
     let whose = match comparison.scenario {
         Scenario::RequestsLookupOtherCore | Scenario::RequestsLookupSameCore => {
             "nginx's with the configuration as it was published"
+        }
+        Scenario::RequestsTableOtherCore | Scenario::RequestsTableSameCore => {
+            "nginx's by a `map` and no Lua"
         }
         _ => "the better peer's, tuned for this alone",
     };

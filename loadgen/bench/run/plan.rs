@@ -243,7 +243,7 @@ impl Scenario {
                 DIRECT,
                 corelane("corelane", Tweak::Table),
                 arm("haproxy", Peer::Haproxy, Tweak::Table),
-                arm("nginx", Peer::Nginx, Tweak::Table),
+                arm("nginx-map", Peer::Nginx, Tweak::Table),
             ],
             Scenario::RequestsLookupOtherCore | Scenario::RequestsLookupSameCore => vec![
                 corelane("corelane", Tweak::Lookup),

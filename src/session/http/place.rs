@@ -216,7 +216,8 @@ impl Connection<'_> {
             session.connect_time.set(Duration::ZERO);
             return Ok(link);
         }
-        let connected = self.new_link(pool, backend, wanted.host).await;
+        // Apart: most requests have a kept connection, and no room for this in their tasks.
+        let connected = Box::pin(self.new_link(pool, backend, wanted.host)).await;
         session.stage.set(Stage::Request);
         match &connected {
             Ok(_) => backend.shared.connected(),
