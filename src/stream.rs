@@ -132,6 +132,15 @@ impl Stream {
         }
     }
 
+    /// Whether the socket has everything that [`Stream::send`] took.
+    pub fn is_settled(&self) -> bool {
+        match self {
+            Stream::Plain(_) => true,
+            Stream::Gathered(gathered) => gathered.is_settled(),
+            Stream::Tls(session) => !session.wants().room,
+        }
+    }
+
     /// Bytes without TLS that [`Stream::send`] took and the socket is known not to have.
     pub fn left_len(&self) -> usize {
         match self {

@@ -55,6 +55,13 @@ fn stall(gateway: &Gateway) -> Vec<(Wire, std::thread::JoinHandle<()>)> {
             (wire, writing)
         })
         .collect();
+    let answered = settled(gateway);
+    assert!(answered < (CLIENTS * REQUESTS * 1500) as f64, "all of it was taken: nothing is tried");
+    clients
+}
+
+/// Waits until nothing is answered any more. Bytes that were.
+fn settled(gateway: &Gateway) -> f64 {
     let answered = || gateway.metric("corelane_bytes_total{listener=\"web\",direction=\"out\"}");
     let give_up = Instant::now() + DEADLINE;
     let mut before = answered();
@@ -62,13 +69,11 @@ fn stall(gateway: &Gateway) -> Vec<(Wire, std::thread::JoinHandle<()>)> {
         std::thread::park_timeout(Duration::from_millis(300));
         let now = answered();
         if now == before && now > 0.0 {
-            break;
+            return now;
         }
         assert!(Instant::now() < give_up, "still answering who does not read");
         before = now;
     }
-    assert!(before < (CLIENTS * REQUESTS * 1500) as f64, "all of it was taken: nothing is tried");
-    clients
 }
 
 #[test]
@@ -93,6 +98,30 @@ fn who_does_not_read_gets_everything_later_and_holds_nobody_up() {
         writing.join().unwrap();
     }
     assert_eq!(gateway.metric("corelane_bugs_total"), 0.0);
+}
+
+/// One of these counts of answers fills the client's socket just so that the last one does not fit.
+#[test]
+fn who_has_said_everything_and_reads_late_gets_the_last_answer_whole() {
+    let web = Web::answering(answer);
+    let gateway = Gateway::start(&one_pool("", &[web.address], ""));
+    let mut clients: Vec<Wire> = (1..=120)
+        .map(|count| {
+            let mut wire = narrow(&gateway);
+            for number in 0..count {
+                wire.send(request(count, number));
+            }
+            wire.stream.shutdown(std::net::Shutdown::Write).unwrap();
+            wire
+        })
+        .collect();
+    settled(&gateway);
+    for (count, wire) in (1..).zip(&mut clients) {
+        for number in 0..count {
+            assert_answers(wire, &format!("/{count}/{number}"));
+        }
+        assert_eq!(wire.rest(), (vec![], true), "the end of {count}");
+    }
 }
 
 #[test]

@@ -35,10 +35,12 @@ pub fn run(args: &LoadArgs) -> anyhow::Result<u8> {
     }
     let backends = if plan.spin { None } else { Some(Backends::start(&plan.backends, plan.http)?) };
     plan.ends.extend(backends.as_ref().map(Backends::id));
+    let settle = plan.settle;
     let mut engine = Engine::new(plan)?;
     if backends.is_none() {
         engine.listen()?;
     }
+    std::thread::park_timeout(settle);
     engine.log_in()?;
     if engine.is_idle_kind() {
         eprintln!("ready");

@@ -17,6 +17,8 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use socket2::SockRef;
+
 use self::place::Upgraded;
 use super::{Begun, Session, Stage};
 use crate::config::{HttpListener, Protocol};
@@ -86,11 +88,23 @@ pub async fn serve(
     };
     loop {
         connection.wait_for_request().await?;
-        let next = Box::pin(exchange::serve(&mut connection)).await?;
+        let next = match Box::pin(exchange::serve(&mut connection)).await {
+            Ok(next) => next,
+            Err(end) => {
+                if end == End::HttpTruncated {
+                    // The answer before it was whole.
+                    let _gone = connection.settle().await;
+                }
+                return Err(end);
+            }
+        };
         session.turned_after.clear();
         match next {
             Next::Request => {}
             Next::Close { end, linger } => {
+                if connection.settle().await == Err(End::HttpSendTimeout) {
+                    return Err(End::HttpSendTimeout);
+                }
                 if linger {
                     connection.linger().await;
                 } else {
@@ -142,17 +156,38 @@ impl Connection<'_> {
             }
             // A request that has come is served, whatever was to end the wait.
             if let Some(end) = over {
-                // A client inside TLS hears that this is the end; and the last answer is heard.
-                if let Err(error) = self.client.shutdown()
-                    && error.kind() == io::ErrorKind::WouldBlock
-                {
-                    self.linger().await;
+                if self.settle().await == Err(End::HttpSendTimeout) {
+                    return Err(End::HttpSendTimeout);
                 }
+                // A client inside TLS hears that this is the end.
+                let _unheard = self.client.shutdown();
                 return Err(end);
             }
             if let Err(end) = self.wait(until, End::HttpIdle).await {
                 self.session.interrupt.take();
                 (over, self.readable) = (Some(end), true);
+            }
+        }
+    }
+
+    /// Waits until the client's socket has taken what was answered, as long as `send_timeout`
+    /// allows. What is cut off then must not look complete.
+    ///
+    /// # Errors
+    /// Why it has not.
+    async fn settle(&mut self) -> Result<(), End> {
+        let timeout = settings(&self.listener).map(|http| http.send_timeout).unwrap_or_default();
+        let until = self.deadline(timeout);
+        loop {
+            match self.client.flush() {
+                Ok(()) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(Failure::of(&error).end(Side::Client)),
+            }
+            if let Err(end) = self.wait(until, End::HttpSendTimeout).await {
+                let socket = SockRef::from(self.client.socket());
+                let _gone = socket.set_linger(Some(Duration::ZERO));
+                return Err(end);
             }
         }
     }

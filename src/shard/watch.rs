@@ -49,11 +49,11 @@ pub async fn run_outbox(shard: Rc<Shard>) {
             shard.reported(token, report);
         }
         // What was taken off the ring meanwhile is not reported to `run_exchange`.
-        while shard.exchange.is_holding() {
+        if shard.exchange.is_holding() {
             shard.take_exchange();
-            if shard.exchange.is_holding() {
-                alive(shard.exchange.ready().await, &shard, "exchange");
-            }
+        }
+        if shard.exchange.is_holding() {
+            alive(shard.exchange.ready().await, &shard, "exchange");
         }
     }
 }

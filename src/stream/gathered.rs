@@ -78,6 +78,11 @@ impl Gathered {
         self.left.borrow().len()
     }
 
+    /// Whether the socket has everything that was taken.
+    pub fn is_settled(&self) -> bool {
+        !self.queued.get() && self.left_len() == 0
+    }
+
     /// The socket alone, unless something is left to send.
     ///
     /// # Errors

@@ -171,8 +171,19 @@ impl Exchange {
             .map_err(|_full| io::Error::from(io::ErrorKind::WouldBlock))
     }
 
+    /// Submits everything: the kernel may take a part when it is short of memory, and what is left
+    /// names memory of ours.
     fn submit(&self) -> io::Result<()> {
-        self.ring.borrow().submit().map(|_count| ())
+        let mut ring = self.ring.borrow_mut();
+        loop {
+            let count = ring.submit()?;
+            if ring.submission().is_empty() {
+                return Ok(());
+            }
+            if count == 0 {
+                return Err(io::Error::from_raw_os_error(libc::ENOMEM));
+            }
+        }
     }
 
     /// Waits until there is something to take. When there already is, other tasks get a turn of
@@ -251,7 +262,7 @@ impl Exchange {
     /// see [`Exchange::is_holding`].
     ///
     /// # Errors
-    /// What io_uring_enter(2) says; what was sent is unknown then.
+    /// What io_uring_enter(2) says. The ring may still name the bytes then: the process has to end.
     pub fn send_all<'s>(
         &self,
         sends: impl Iterator<Item = (BorrowedFd<'s>, &'s [u8])>,

@@ -119,6 +119,10 @@ struct Common {
     /// Bytes of a message, and of a login frame that is measured.
     #[arg(long, default_value_t = 128)]
     message_bytes: usize,
+    /// Time between listening and the first connection: a forwarder that has found nobody there
+    /// may send nobody there for a while.
+    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    settle: Duration,
     /// Load before the measurement.
     #[arg(long, default_value = "1s", value_parser = parse_duration)]
     warmup: Duration,
@@ -199,6 +203,8 @@ pub struct Plan {
     pub upgrade: bool,
     /// Backends answer HTTP.
     pub http: bool,
+    /// Time between listening and the first connection.
+    pub settle: Duration,
     /// Load before the measurement.
     pub warmup: Duration,
     /// The measurement.
@@ -259,6 +265,7 @@ impl LoadArgs {
             http: upgrade || requests.is_some(),
             requests,
             upgrade,
+            settle: common.settle,
             warmup: common.warmup,
             duration: common.duration,
             measured: common.measure_pid.clone(),
@@ -280,6 +287,7 @@ impl Plan {
             requests: None,
             upgrade: false,
             http: echo.http,
+            settle: Duration::ZERO,
             warmup: Duration::ZERO,
             duration: Duration::MAX,
             measured: Vec::new(),

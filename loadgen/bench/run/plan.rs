@@ -326,6 +326,8 @@ const BULK_WARMUP_S: f64 = 1.5;
 /// Warm connections are made once the backends listen, which they do after the forwarder has
 /// started: it has been refused by then, and comes back after up to 1.6 s.
 const STOCK_WARMUP_S: f64 = 2.5;
+/// For a moment after the last refusal it sends nobody there.
+const STOCK_SETTLE: &str = "--settle 500ms";
 
 /// How long things are looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
@@ -371,7 +373,9 @@ impl Pace {
                 words(&format!("messages --connections {OPEN_DEVICES} --rate {OPEN_RATE} --spin"))
             }
             Scenario::Connects => words("connects --parallel 64"),
-            Scenario::ConnectsWarm => words(&format!("connects --parallel 64 --rate {WARM_RATE}")),
+            Scenario::ConnectsWarm => {
+                words(&format!("connects --parallel 64 --rate {WARM_RATE} {STOCK_SETTLE}"))
+            }
             Scenario::Idle => words(&format!("idle --count {}", self.idle(DEVICES_IDLE))),
             Scenario::BulkOtherCore | Scenario::BulkSameCore => words("bulk --connections 4"),
         };

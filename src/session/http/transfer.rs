@@ -285,7 +285,7 @@ impl<'t> Transfer<'t> {
         if response.upgraded {
             return Some(Done::Upgraded);
         }
-        let sent = self.up_sent == self.up.len() && !link.stream.wants().room;
+        let sent = self.up_sent == self.up.len() && link.stream.is_settled();
         response.body.is_complete().then(|| Done::Answered {
             keep_client: !response.closes && self.body.is_complete(),
             keep_backend: response.keeps_alive
